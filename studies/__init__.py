@@ -1,0 +1,1 @@
+"""Study files shipped with sweeper, one TOML file a study."""

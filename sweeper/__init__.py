@@ -1,0 +1,1 @@
+"""The sweep service and its hands: studies, leases, workers, results, promotion."""

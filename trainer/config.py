@@ -1,0 +1,335 @@
+"""What a run is: TrainConfig and its parts, frozen, checked where they are built.  Standard library only.
+
+Defaults are those of the public parameter-golf baseline, except where a comment gives a reason.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+class ConfigError(ValueError):
+    """A config value that cannot work; the message names the value, the expectation and the remedy."""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The GPT of the parameter-golf baseline: 17,059,912 parameters at its defaults."""
+
+    vocab_size: int = 1024
+    """Rows of the token embedding; at least the tokeniser's count of tokens."""
+    num_layers: int = 9
+    """Blocks. The first half push U-Net skips, the second half pop them."""
+    model_dim: int = 512
+    """Width of the residual stream."""
+    num_heads: int = 8
+    """Query heads; model_dim / num_heads is the head width and must be even (RoPE)."""
+    num_kv_heads: int = 4
+    """Key and value heads, a divisor of num_heads (grouped-query attention)."""
+    mlp_mult: float = 2
+    """Hidden width of the MLP as a multiple of model_dim; the product must be a whole number."""
+    tie_embeddings: bool = True
+    """Whether the output head is the embedding matrix."""
+    rope_base: float = 10_000.0
+    """Base of the rotary frequencies."""
+    logit_softcap: float = 30.0
+    """Logits become cap * tanh(z / cap)."""
+    qk_gain_init: float = 1.5
+    """Initial value of the learned gain of each query head."""
+    embed_init_std: float = 0.005
+    """Standard deviation of the embedding at initialisation when it is tied; untied uses 1."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "num_layers", "model_dim", "num_heads", "num_kv_heads"):
+            value = getattr(self, name)
+            _require(value >= 1, f"model.{name} must be at least 1, got {value}")
+        _require(
+            self.model_dim % self.num_heads == 0,
+            f"model.model_dim ({self.model_dim}) must be a multiple of model.num_heads ({self.num_heads})",
+        )
+        _require(
+            (self.model_dim // self.num_heads) % 2 == 0,
+            f"the head width model_dim / num_heads must be even for RoPE, "
+            f"got {self.model_dim} / {self.num_heads}",
+        )
+        _require(
+            self.num_heads % self.num_kv_heads == 0,
+            f"model.num_heads ({self.num_heads}) must be a multiple of model.num_kv_heads ({self.num_kv_heads})",
+        )
+        hidden = self.mlp_mult * self.model_dim
+        _require(
+            hidden >= 1 and float(hidden).is_integer(),
+            f"model.mlp_mult × model.model_dim must be a whole number of hidden units, got {hidden}",
+        )
+        for name in ("rope_base", "logit_softcap"):
+            value = getattr(self, name)
+            _require(value > 0, f"model.{name} must be positive, got {value}")
+        _require(self.embed_init_std >= 0, f"model.embed_init_std must not be negative, got {self.embed_init_std}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimConfig:
+    """Muon for the matrices of the blocks, Adam for the rest; rates at the peak of the schedule."""
+
+    matrix_lr: float = 0.04
+    """Muon step size for the 2-D weights of the blocks."""
+    scalar_lr: float = 0.04
+    """Adam step size for gains, scales, residual mixes and skip weights."""
+    embed_lr: float = 0.05
+    """Adam step size for the token embedding (the baseline uses 0.05 tied, 0.6 untied)."""
+    head_lr: float = 0.008
+    """Adam step size for the output head; used only when it is untied."""
+    matrix_weight_decay: float = 0.0
+    """Decoupled decay of the Muon group: p *= 1 - lr * decay before each step, with the scheduled lr."""
+    adam_weight_decay: float = 0.0
+    """The same for embedding and head; gains and scales are never decayed."""
+    momentum: float = 0.95
+    """Nesterov momentum of Muon after its warm-up."""
+    momentum_start: float = 0.85
+    """Momentum of Muon at the first step."""
+    momentum_warmup: float = 0.04
+    """Share of the budget over which momentum rises (the baseline: 500 of about 13,800 steps)."""
+    newton_schulz_steps: int = 5
+    """Iterations of Muon's orthogonalisation."""
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    grad_clip: float = 0.0
+    """Largest global gradient norm; 0 turns clipping off."""
+
+    def __post_init__(self) -> None:
+        for name in ("matrix_lr", "scalar_lr", "embed_lr", "head_lr", "eps"):
+            value = getattr(self, name)
+            _require(value > 0, f"optim.{name} must be positive, got {value}")
+        for name in ("matrix_weight_decay", "adam_weight_decay", "grad_clip"):
+            value = getattr(self, name)
+            _require(value >= 0, f"optim.{name} must not be negative, got {value}")
+        for name in ("momentum", "momentum_start", "beta1", "beta2"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"optim.{name} must be in [0, 1), got {value}")
+        _require(
+            0 <= self.momentum_warmup <= 1, f"optim.momentum_warmup must be in [0, 1], got {self.momentum_warmup}"
+        )
+        _require(
+            self.newton_schulz_steps >= 1,
+            f"optim.newton_schulz_steps must be at least 1, got {self.newton_schulz_steps}",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleConfig:
+    """Warm-up, constant trunk, linear warmdown: lengths are shares of the budget, never step counts."""
+
+    warmup: float = 0.0
+    """Share of the budget over which the rate rises linearly from 0."""
+    warmdown: float = 0.4
+    """Share of the budget over which the rate falls linearly to final_lr (ours; see decision 4)."""
+    final_lr: float = 0.0
+    """Rate at the end as a share of the peak."""
+
+    def __post_init__(self) -> None:
+        for name in ("warmup", "warmdown", "final_lr"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"schedule.{name} must be in [0, 1], got {value}")
+        _require(
+            self.warmup + self.warmdown <= 1,
+            f"schedule.warmup + schedule.warmdown must not exceed 1, got {self.warmup} + {self.warmdown}",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """Which tokens, and how many a step."""
+
+    path: str = ""
+    """Folder that `sweeper data prepare` wrote: train and val shards, token_bytes.npy, manifest.json."""
+    seq_len: int = 1024
+    """Tokens a sequence."""
+    batch_tokens: int = 524_288
+    """Tokens per optimiser step; a multiple of seq_len."""
+    micro_batch_tokens: int = 0
+    """Most tokens of one forward and backward pass; 0 chooses by device. Accumulation makes up the rest."""
+
+    def __post_init__(self) -> None:
+        _require(self.seq_len >= 1, f"data.seq_len must be at least 1, got {self.seq_len}")
+        _require(
+            self.batch_tokens >= self.seq_len and self.batch_tokens % self.seq_len == 0,
+            f"data.batch_tokens must be a positive multiple of data.seq_len ({self.seq_len}), "
+            f"got {self.batch_tokens}",
+        )
+        _require(
+            self.micro_batch_tokens == 0 or self.micro_batch_tokens >= self.seq_len,
+            f"data.micro_batch_tokens must be 0 (choose) or at least data.seq_len ({self.seq_len}), "
+            f"got {self.micro_batch_tokens}",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetConfig:
+    """When the run ends: exactly one of the three is set."""
+
+    seconds: float | None = None
+    """Training seconds: compile, warm-up, validation and checkpoints do not count."""
+    tokens: int | None = None
+    """Trained tokens; rounded up to whole steps."""
+    steps: int | None = None
+    """Optimiser steps."""
+
+    def __post_init__(self) -> None:
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) is not None}
+        _require(
+            len(given) == 1,
+            f"budget needs exactly one of seconds, tokens, steps; got {given or 'none of them'}",
+        )
+        for name, value in given.items():
+            _require(value > 0, f"budget.{name} must be positive, got {value}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalConfig:
+    """When the validation loss is measured. It is always measured at the end of the budget."""
+
+    fractions: tuple[float, ...] = ()
+    """Shares of the budget, ascending, in (0, 1), at which an Eval event is due."""
+    val_tokens: int = 0
+    """Validation tokens used at those shares, from the start of the set; 0 is the whole set."""
+    final_val_tokens: int = 0
+    """Validation tokens used at the end; 0 is the whole set."""
+
+    def __post_init__(self) -> None:
+        _require(
+            all(0 < share < 1 for share in self.fractions)
+            and all(a < b for a, b in zip(self.fractions, self.fractions[1:], strict=False)),
+            f"eval.fractions must be ascending shares in (0, 1), got {list(self.fractions)}",
+        )
+        for name in ("val_tokens", "final_val_tokens"):
+            _require(getattr(self, name) >= 0, f"eval.{name} must not be negative, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedConfig:
+    """Initialisation and data order have numbers of their own, so that runs can be paired."""
+
+    init: int = 1337
+    data: int = 1337
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeConfig:
+    """Where and how the run executes; nothing here may change the mathematics."""
+
+    device: Literal["auto", "cuda", "cpu", "mps"] = "auto"
+    """`auto` takes CUDA, then MPS, then the CPU."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile of the blocks; `auto` compiles on CUDA only."""
+    warmup_steps: int = 3
+    """Untimed steps on CUDA before the clock starts, undone afterwards."""
+    log_every_seconds: float = 0.5
+    """Least training seconds between two Step events; the curve of a run never has more than 400."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointConfig:
+    """Atomic snapshots of everything that a bit-exact resume needs."""
+
+    path: str = ""
+    """Folder for the checkpoint; empty turns checkpoints off. A checkpoint found there is resumed."""
+    every_seconds: float = 60.0
+    """Training seconds between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        _require(self.every_seconds > 0, f"checkpoint.every_seconds must be positive, got {self.every_seconds}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Everything a run is. `from_dict` is the only door for JSON: unknown keys are rejected by name."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    budget: BudgetConfig = field(default_factory=lambda: BudgetConfig(seconds=600.0))
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    seeds: SeedConfig = field(default_factory=SeedConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> TrainConfig:
+        """Build a config from nested JSON values.
+
+        Raises:
+            ConfigError: an unknown key, a value of the wrong type, or one that cannot work; the message
+                gives the dotted path.
+        """
+        built = _build(TrainConfig, values, "")
+        assert isinstance(built, TrainConfig)
+        return built
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+
+def config_paths() -> dict[str, Any]:
+    """Every settable dotted path, such as `optim.matrix_lr`, with its type."""
+    paths: dict[str, Any] = {}
+    for name, part in typing.get_type_hints(TrainConfig).items():
+        for key, hint in typing.get_type_hints(part).items():
+            paths[f"{name}.{key}"] = hint
+    return paths
+
+
+def _build(kind: type, values: Any, path: str) -> object:
+    _require(isinstance(values, dict), f"{path or 'the config'} must be a table of values, got {values!r}")
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    where = f"{path}." if path else ""
+    _require(
+        not unknown,
+        f"unknown config key {where}{unknown[0] if unknown else ''}: "
+        f"{path or 'the config'} takes {', '.join(sorted(hints))}",
+    )
+    return kind(**{key: _convert(hints[key], value, f"{where}{key}") for key, value in values.items()})
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, path)
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        choices = typing.get_args(hint)
+        _require(value in choices, f"{path} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+        return value
+    if origin is types.UnionType:
+        if value is None:
+            return None
+        (inner,) = (arg for arg in typing.get_args(hint) if arg is not types.NoneType)
+        return _convert(inner, value, path)
+    if origin is tuple:
+        _require(isinstance(value, (list, tuple)), f"{path} must be a list, got {value!r}")
+        return tuple(_convert(float, item, f"{path}[{i}]") for i, item in enumerate(value))
+    return _scalar(hint, value, path)
+
+
+def _scalar(hint: type, value: Any, path: str) -> Any:
+    wrong = f"{path} must be {'a number' if hint is float else hint.__name__}, got {value!r}"
+    if hint is float:
+        _require(isinstance(value, (int, float)) and not isinstance(value, bool), wrong)
+        _require(value == value and abs(value) != float("inf"), f"{path} must be finite, got {value!r}")
+        return float(value)
+    if hint is int:
+        _require(isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value), wrong)
+        return int(value)
+    _require(isinstance(value, hint), wrong)
+    return value

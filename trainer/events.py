@@ -1,0 +1,172 @@
+"""What a trainer says, one JSON object a line.  Standard library only, no NaN on the wire.
+
+Every run says Start, then any number of Step, Eval and Notice, then Outcome (only when the budget was
+reached), and ends with exactly one End or Failure.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """The run is set up and its clock is about to start."""
+
+    kind: ClassVar[str] = "start"
+    device: str
+    """`cuda`, `cpu` or `mps`."""
+    device_name: str
+    versions: dict[str, str]
+    """python, torch and, where present, cuda."""
+    parameters: int
+    """Trained parameters, the tied embedding once."""
+    micro_batch_tokens: int
+    accumulation: int
+    """Micro-batches a step; micro_batch_tokens × accumulation = tokens per step."""
+    setup_seconds: float
+    """Model building, compilation and warm-up: off the clock."""
+    resumed_step: int = 0
+    """Step of the checkpoint that this run goes on from; 0 for a fresh start."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A sample of the training curve."""
+
+    kind: ClassVar[str] = "step"
+    step: int
+    tokens: int
+    seconds: float
+    """Training seconds so far."""
+    progress: float
+    """Share of the budget used, in [0, 1]."""
+    train_loss: float
+    """Mean of the step's loss, nats per token."""
+    lr_factor: float
+    """Scheduled share of the peak rate."""
+    tokens_per_second: float
+    """Since the last Step event."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Eval:
+    """A validation at a share of the budget: what rungs are judged by."""
+
+    kind: ClassVar[str] = "eval"
+    step: int
+    tokens: int
+    seconds: float
+    progress: float
+    fraction: float
+    """The share that was asked for (progress is where the step boundary fell); 1 at the end."""
+    val_loss: float
+    """Nats per token."""
+    val_bpb: float
+    """Bits per byte of text."""
+    val_tokens: int
+    eval_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The score of the run at its full budget."""
+
+    kind: ClassVar[str] = "outcome"
+    step: int
+    tokens: int
+    seconds: float
+    val_loss: float
+    val_bpb: float
+    val_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something a reader of the run should know, such as a halved micro-batch."""
+
+    kind: ClassVar[str] = "notice"
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """The run ended as it should."""
+
+    kind: ClassVar[str] = "end"
+    reason: str
+    """`complete`, `stopped` (asked to) or `diverged`."""
+    step: int
+    tokens: int
+    seconds: float
+    wall_seconds: float
+    """Everything since the config was read, setup and validation included."""
+    peak_memory_bytes: int = 0
+    """Largest device memory; 0 where the device does not say."""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """The run could not go on: a fault of the machine or of the config, never of the trial's values."""
+
+    kind: ClassVar[str] = "failure"
+    reason: str
+    """`config`, `data`, `checkpoint`, `out_of_memory` or `crash` from the trainer; the worker adds `died`
+    (the process went away), `hung` (it fell silent) and `worker_lost`."""
+    message: str
+    traceback: str = ""
+    context: dict[str, str] = field(default_factory=dict)
+
+
+Event = Start | Step | Eval | Outcome | Notice | End | Failure
+EVENTS: dict[str, type] = {kind.kind: kind for kind in (Start, Step, Eval, Outcome, Notice, End, Failure)}
+
+
+def encode(event: Event) -> str:
+    """One line of strict JSON, without the newline.
+
+    Raises:
+        ValueError: a number that is not finite; whoever emits an event decides what it means.
+    """
+    return json.dumps(to_dict(event), allow_nan=False)
+
+
+def to_dict(event: Event) -> dict[str, Any]:
+    """The event's fields and its kind under `event`, as plain JSON values."""
+    return {"event": event.kind, **dataclasses.asdict(event)}
+
+
+def decode(line: str) -> Event:
+    """The event on a line.
+
+    Raises:
+        ValueError: not JSON, no known event kind, missing fields or numbers that are not finite.
+    """
+    return from_dict(json.loads(line, parse_constant=_reject_constant))
+
+
+def from_dict(values: dict[str, Any]) -> Event:
+    """The event in plain values; keys that this version does not know are dropped, so that a newer
+    trainer can talk to an older service."""
+    if not isinstance(values, dict) or values.get("event") not in EVENTS:
+        raise ValueError(f"expected an event object with one of {sorted(EVENTS)}, got {values!r:.200}")
+    kind = EVENTS[values["event"]]
+    names = {f.name for f in dataclasses.fields(kind)}
+    given = {key: value for key, value in values.items() if key in names}
+    for key, value in given.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"event {kind.kind}: {key} must be finite, got {value}")
+    try:
+        event: Event = kind(**given)
+    except TypeError as error:
+        raise ValueError(f"event {kind.kind} is incomplete: {error}") from error
+    return event
+
+
+def _reject_constant(text: str) -> float:
+    raise ValueError(f"{text} is not allowed on the wire")

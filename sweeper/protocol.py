@@ -1,0 +1,160 @@
+"""The words between service, workers and control clients: pydantic models, no behaviour.
+
+Workers register, lease one run at a time, and deliver its events in numbered batches.  A delivery is also
+the heartbeat, and its receipt carries the service's only order: go on or stop.  An event is stored once,
+however often it is delivered: (run, seq) is its identity.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+API = "/api/v1"
+
+RunKind = Literal["trial", "promotion"]
+
+
+class Wire(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Hello(Wire):
+    """A worker introduces itself: POST /workers."""
+
+    worker: str
+    """The worker's own random id, the same over reconnections."""
+    host: str
+    pid: int
+    device: str
+    """`cuda:0`, `cpu`, …: what its trainer will be given."""
+    device_name: str
+
+
+class Welcome(Wire):
+    heartbeat_seconds: float
+    """Longest time between two deliveries while a lease is held."""
+    lease_seconds: float
+
+
+class LeaseRequest(Wire):
+    """POST /workers/{worker}/lease."""
+
+    study: str | None = None
+    """Only runs of this study."""
+    kind: RunKind | None = None
+    """Only trials, or only promotions; None takes promotions first."""
+
+
+class DataSpec(Wire):
+    """The data set of a study: the worker finds or prepares it and fills `data.path` of the config."""
+
+    name: str
+    """`small` (packaged) or the path of a prepared folder on the worker's machine."""
+    tokenizer: str = "sweeper1024"
+
+
+class Grant(Wire):
+    """One run, handed to one worker."""
+
+    lease: int
+    """Fencing token: ever growing; a delivery under a lease that has ended is refused with 409."""
+    run: int
+    study: str
+    kind: RunKind
+    number: int
+    """Trial number, or promotion number."""
+    attempt: int
+    """1 for the first execution, counted up by retries."""
+    config: dict[str, Any]
+    """A TrainConfig as nested values, `data.path` and `checkpoint.path` still empty."""
+    data: DataSpec
+    checkpoint: str = ""
+    """Name of the checkpoint folder under the worker's home; empty for runs that are repeated, not resumed."""
+    command: str = ""
+    """An outside trainer's command line; empty for our own."""
+    hang_seconds: float
+    """Silence of the trainer after which the worker kills it."""
+
+
+class NoWork(Wire):
+    reason: Literal["complete", "stopped", "paused", "wait"]
+    """`complete` and `stopped`: this study will have no more work; the others: ask again."""
+    message: str
+    retry_seconds: float = 1.0
+
+
+class LeaseAnswer(Wire):
+    grant: Grant | None = None
+    no_work: NoWork | None = None
+
+
+class Numbered(Wire):
+    seq: int = Field(ge=0)
+    """Counts up from 0 within a run."""
+    at: float
+    """Unix seconds on the worker."""
+    event: dict[str, Any]
+    """A trainer event as `trainer.events.to_dict` gives it, or {"event": "log", "text": …}."""
+
+
+class Delivery(Wire):
+    """POST /leases/{lease}/events; an empty list is a heartbeat."""
+
+    events: list[Numbered] = []
+
+
+class Receipt(Wire):
+    through: int
+    """Every event up to this seq is stored; -1 for none."""
+    command: Literal["continue", "stop"]
+    reason: str = ""
+    """Why to stop: `pruned`, `user`, `study stopped`."""
+
+
+class Goodbye(Wire):
+    """POST /workers/{worker}/goodbye: the worker is leaving, or its keeper saw it die."""
+
+    reason: str
+
+
+class Enqueue(Wire):
+    """POST /studies/{name}/enqueue: try these values next."""
+
+    params: dict[str, float | int | str | bool]
+    """By config path, such as {"optim.matrix_lr": 0.02}; every axis of the space, nothing else, in range."""
+
+
+class PromoteRequest(Wire):
+    """POST /studies/{name}/promotions; with plan_only nothing is stored."""
+
+    trial: int | None = None
+    """None promotes the best trial."""
+    tokens: str | None = None
+    """`3B`, `500M`, `20x` (multiple of the trial's tokens); None takes the study file's [promote]."""
+    plan_only: bool = False
+
+
+class PromotionPlan(Wire):
+    """What a promotion will do, in numbers; `notes` are for the reader."""
+
+    study: str
+    trial: int
+    number: int | None = None
+    config: dict[str, Any]
+    params: dict[str, Any]
+    tokens: int
+    steps: int
+    tokens_per_second: float
+    seconds: float
+    """tokens / tokens_per_second."""
+    trial_tokens: int
+    trial_val_bpb: float
+    notes: list[str]
+
+
+class Done(Wire):
+    """Answer of every control verb: what happened, in words for the user."""
+
+    message: str

@@ -58,8 +58,7 @@ class ModelConfig:
         )
         _require(
             (self.model_dim // self.num_heads) % 2 == 0,
-            f"the head width model_dim / num_heads must be even for RoPE, "
-            f"got {self.model_dim} / {self.num_heads}",
+            f"the head width model_dim / num_heads must be even for RoPE, got {self.model_dim} / {self.num_heads}",
         )
         _require(
             self.num_heads % self.num_kv_heads == 0,
@@ -117,7 +116,8 @@ class OptimConfig:
             value = getattr(self, name)
             _require(0 <= value < 1, f"optim.{name} must be in [0, 1), got {value}")
         _require(
-            0 <= self.momentum_warmup <= 1, f"optim.momentum_warmup must be in [0, 1], got {self.momentum_warmup}"
+            0 <= self.momentum_warmup <= 1,
+            f"optim.momentum_warmup must be in [0, 1], got {self.momentum_warmup}",
         )
         _require(
             self.newton_schulz_steps >= 1,
@@ -163,8 +163,7 @@ class DataConfig:
         _require(self.seq_len >= 1, f"data.seq_len must be at least 1, got {self.seq_len}")
         _require(
             self.batch_tokens >= self.seq_len and self.batch_tokens % self.seq_len == 0,
-            f"data.batch_tokens must be a positive multiple of data.seq_len ({self.seq_len}), "
-            f"got {self.batch_tokens}",
+            f"data.batch_tokens must be a positive multiple of data.seq_len ({self.seq_len}), got {self.batch_tokens}",
         )
         _require(
             self.micro_batch_tokens == 0 or self.micro_batch_tokens >= self.seq_len,

@@ -124,7 +124,7 @@ class Failure:
 
 
 Event = Start | Step | Eval | Outcome | Notice | End | Failure
-EVENTS: dict[str, type] = {kind.kind: kind for kind in (Start, Step, Eval, Outcome, Notice, End, Failure)}
+EVENTS: dict[str, type[Event]] = {kind.kind: kind for kind in (Start, Step, Eval, Outcome, Notice, End, Failure)}
 
 
 def encode(event: Event) -> str:

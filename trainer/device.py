@@ -1,0 +1,98 @@
+"""The device of a run: choice, name, precision, synchronisation, memory, and what running out of it looks like."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trainer.config import ConfigError
+
+
+def choose(wanted: str) -> torch.device:
+    """The device for `runtime.device`.
+
+    Raises:
+        ConfigError: the wanted device is not there.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        wanted = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
+    if not available[wanted]:
+        raise ConfigError(
+            f"runtime.device is {wanted!r}, but torch {torch.__version__} sees no such device here; "
+            "use 'auto', or run `sweeper doctor`"
+        )
+    return torch.device(wanted)
+
+
+def name(device: torch.device) -> str:
+    """What the device calls itself, such as `NVIDIA H200` or the processor's model name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    if device.type == "cpu" and cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()}, {torch.get_num_threads()} threads"
+    return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Versions that a run's numbers may depend on."""
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    if torch.version.cuda:
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 on CUDA, float32 elsewhere; parameters and optimiser state are float32 everywhere."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Largest device memory since `reset_peak_memory`; 0 where the device does not say."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def release_memory(device: torch.device) -> None:
+    """Hand cached blocks back, so that the next, smaller attempt does not meet the fragments of the last."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory ran out: CUDA has a type for it, the CPU allocator only words."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in text or "not enough memory" in text or "MPS backend out of memory" in text
+    )
+
+
+def start_read(scalar: Tensor) -> Tensor:
+    """A copy of `scalar` that the host can read without draining the device's queue, once the step that made
+    it is known to be done."""
+    if not scalar.is_cuda:
+        return scalar
+    host = torch.empty(scalar.shape, dtype=scalar.dtype, pin_memory=True)
+    return host.copy_(scalar, non_blocking=True)

@@ -1,0 +1,129 @@
+"""The GPT of the parameter-golf baseline (openai/parameter-golf, train_gpt.py, 2026-03), written anew.
+
+Shape key: B sequences, T tokens, D model width, V vocabulary.  At ModelConfig's defaults: 17,059,912 parameters.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.config import ModelConfig
+from trainer.models.parts import Linear, causal_attention, rms_norm, rotary_tables, rotate
+
+
+class Attention(nn.Module):
+    """Grouped-query causal attention; q and k are RMS-normed per head, rotated, q scaled by a learned gain."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.head_dim = config.model_dim // config.num_heads
+        kv_dim = config.num_kv_heads * self.head_dim
+        self.q_proj = Linear(config.model_dim, config.model_dim)
+        self.k_proj = Linear(config.model_dim, kv_dim)
+        self.v_proj = Linear(config.model_dim, kv_dim)
+        self.out_proj = Linear(config.model_dim, config.model_dim, zero=True)
+        self.q_gain = nn.Parameter(torch.full((config.num_heads,), config.qk_gain_init))
+
+    def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        batch, length, _ = x_BTD.shape
+        q, k, v = (
+            projection(x_BTD).view(batch, length, -1, self.head_dim).transpose(1, 2)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        q = rotate(rms_norm(q), cos, sin) * self.q_gain.to(q.dtype)[:, None, None]
+        k = rotate(rms_norm(k), cos, sin)
+        attended = causal_attention(q, k, v)
+        projected: Tensor = self.out_proj(attended.transpose(1, 2).reshape(batch, length, -1))
+        return projected
+
+
+class MLP(nn.Module):
+    """Two projections around a squared ReLU."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        hidden = int(config.mlp_mult * config.model_dim)
+        self.fc = Linear(config.model_dim, hidden)
+        self.proj = Linear(hidden, config.model_dim, zero=True)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        projected: Tensor = self.proj(F.relu(self.fc(x_BTD)).square())
+        return projected
+
+
+class Block(nn.Module):
+    """Mix the stream with the embedding x0, then attention and MLP, each scaled per channel and added."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.mlp = MLP(config)
+        self.resid_mix = nn.Parameter(torch.stack((torch.ones(config.model_dim), torch.zeros(config.model_dim))))
+        self.attn_scale = nn.Parameter(torch.ones(config.model_dim))
+        self.mlp_scale = nn.Parameter(torch.ones(config.model_dim))
+
+    def forward(self, x_BTD: Tensor, x0_BTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        mix = self.resid_mix.to(x_BTD.dtype)
+        x = mix[0] * x_BTD + mix[1] * x0_BTD
+        attended: Tensor = self.attention(rms_norm(x), cos, sin)
+        x = x + self.attn_scale.to(x.dtype) * attended
+        expanded: Tensor = self.mlp(rms_norm(x))
+        return x + self.mlp_scale.to(x.dtype) * expanded
+
+
+class Head(nn.Module):
+    """Final norm, logits, soft cap, cross-entropy in float32.  The weight is the caller's: tied or not."""
+
+    def __init__(self, softcap: float) -> None:
+        super().__init__()
+        self.softcap = softcap
+
+    def forward(self, x_BTD: Tensor, weight_VD: Tensor, targets_BT: Tensor) -> Tensor:
+        logits = F.linear(rms_norm(x_BTD), weight_VD.to(x_BTD.dtype))
+        logits = self.softcap * torch.tanh(logits.float() / self.softcap)
+        return F.cross_entropy(logits.flatten(0, 1), targets_BT.flatten())
+
+
+class GPT(nn.Module):
+    """Decoder with U-Net skips: the first half of the blocks push, the second half pop and add.
+
+    Args:
+        config: sizes and initial values.
+        dtype: of the activations; parameters are float32.
+    """
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.config = config
+        self.dtype = dtype
+        self.embedding = nn.Embedding(config.vocab_size, config.model_dim)
+        nn.init.normal_(self.embedding.weight, std=config.embed_init_std if config.tie_embeddings else 1.0)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.pushes = config.num_layers // 2
+        self.skip_weights = nn.Parameter(torch.ones(self.pushes, config.model_dim))
+        self.head = Head(config.logit_softcap)
+        self.lm_head = None if config.tie_embeddings else Linear(config.model_dim, config.vocab_size, zero=True)
+
+    def forward(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """Mean cross-entropy in nats per token, a float32 scalar; both arguments are (B, T) int64 ids."""
+        head_dim = self.config.model_dim // self.config.num_heads
+        cos, sin = rotary_tables(tokens_BT.size(1), head_dim, self.config.rope_base, tokens_BT.device)
+        x = x0 = rms_norm(self.embedding(tokens_BT).to(self.dtype))
+        pushed: list[Tensor] = []
+        for index, block in enumerate(self.blocks):
+            if index >= self.pushes and pushed:
+                x = x + self.skip_weights[index - self.pushes].to(x.dtype) * pushed.pop()
+            x = block(x, x0, cos, sin)
+            if index < self.pushes:
+                pushed.append(x)
+        weight = self.embedding.weight if self.lm_head is None else self.lm_head.weight
+        loss: Tensor = self.head(x, weight, targets_BT)
+        return loss
+
+    def compile_blocks(self) -> None:
+        """Compile block by block: two graphs serve every depth, and a shape compiles once a process."""
+        torch._dynamo.config.recompile_limit = 256
+        for module in (*self.blocks, self.head):
+            module.compile(dynamic=False, fullgraph=True)

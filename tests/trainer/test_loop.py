@@ -1,0 +1,188 @@
+"""Whole runs: what they say, when they end, and that a resumed one is the unbroken one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trainer import checkpoint, events
+from trainer.config import TrainConfig
+from trainer.loop import train
+
+
+def run(values: dict[str, Any], stop_after_step: int | None = None) -> list[events.Event]:
+    said: list[events.Event] = []
+
+    def should_stop() -> bool:
+        return stop_after_step is not None and any(
+            isinstance(event, events.Step) and event.step >= stop_after_step for event in said
+        )
+
+    train(TrainConfig.from_dict(values), said.append, should_stop)
+    return said
+
+
+def only(said: list[events.Event], kind: type) -> list[Any]:
+    return [event for event in said if isinstance(event, kind)]
+
+
+def test_a_run_says_start_steps_evals_outcome_end(values):
+    said = run(values)
+    kinds = [event.kind for event in said]
+    assert kinds[0] == "start" and kinds[-3:] == ["eval", "outcome", "end"]
+    assert [e.fraction for e in only(said, events.Eval)] == [0.25, 0.5, 1.0]
+    assert [s.step for s in only(said, events.Step)] == list(range(1, 13))
+    assert only(said, events.Outcome)[0].tokens == 12 * 256
+    assert said[-1].reason == "complete"
+
+
+def test_training_learns_and_its_curve_is_a_function_of_the_seeds(values):
+    values["budget"] = {"steps": 60}
+    values["optim"] = {"matrix_lr": 0.02, "embed_lr": 0.02, "scalar_lr": 0.02}
+    first, again = run(values), run(values)
+    values["seeds"] = {"init": 1337, "data": 1}
+    other = run(values)
+
+    def losses(said):
+        return [s.train_loss for s in only(said, events.Step)]
+
+    assert losses(first) == losses(again)
+    assert losses(first) != losses(other)
+    assert only(first, events.Outcome)[0].val_loss < 0.8 * only(first, events.Step)[0].train_loss
+
+
+def test_a_budget_in_tokens_is_rounded_up_to_steps(values):
+    values["budget"] = {"tokens": 1000}
+    assert run(values)[-1].tokens == 1024
+
+
+def test_a_budget_in_seconds_counts_training_seconds_only(values):
+    values["budget"] = {"seconds": 0.3}
+    values["eval"] = {"fractions": [0.1 * i for i in range(1, 10)]}
+    end = run(values)[-1]
+    longest_step = end.seconds / end.step * 20
+    assert 0.3 <= end.seconds < 0.3 + longest_step
+    assert end.wall_seconds > end.seconds
+
+
+def test_a_stop_ends_the_run_within_a_step(values):
+    said = run(values, stop_after_step=4)
+    assert said[-1].reason == "stopped" and said[-1].step == 4
+    assert not only(said, events.Outcome)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_resumed_run_is_the_unbroken_run_bit_for_bit(values, tmp_path, accumulation):
+    values["data"]["micro_batch_tokens"] = 256 // accumulation
+    values["optim"] = {"matrix_weight_decay": 0.1, "adam_weight_decay": 0.1, "grad_clip": 0.5}
+    values["checkpoint"] = {"path": str(tmp_path / "unbroken")}
+    unbroken = run(values)
+    values["checkpoint"] = {"path": str(tmp_path / "broken")}
+    parts = [run(values, stop_after_step=2), run(values, stop_after_step=7), run(values)]
+
+    assert [part[0].resumed_step for part in parts] == [0, 2, 7]
+    steps = {s.step: s.train_loss for part in parts for s in only(part, events.Step)}
+    assert steps == {s.step: s.train_loss for s in only(unbroken, events.Step)}
+    evals = [(e.fraction, e.val_bpb) for part in parts for e in only(part, events.Eval)]
+    assert evals == [(e.fraction, e.val_bpb) for e in only(unbroken, events.Eval)]
+    cpu = torch.device("cpu")
+    states = [checkpoint.load(tmp_path / name, cpu, TrainConfig.from_dict(values).to_dict()) for name in
+              ("unbroken", "broken")]  # fmt: skip
+    for name, tensor in states[0]["model"].items():
+        assert torch.equal(tensor, states[1]["model"][name]), name
+
+
+def test_a_checkpoint_of_other_values_is_refused_and_kept(values, tmp_path):
+    values["checkpoint"] = {"path": str(tmp_path)}
+    run(values, stop_after_step=3)
+    before = (tmp_path / checkpoint.FILE).read_bytes()
+    values["optim"] = {"matrix_lr": 0.01}
+    said = run(values)
+    assert isinstance(said[-1], events.Failure) and said[-1].reason == "checkpoint"
+    assert "optim.matrix_lr: 0.04 saved, 0.01 wanted" in said[-1].message
+    assert (tmp_path / checkpoint.FILE).read_bytes() == before
+
+
+def test_a_damaged_checkpoint_is_refused_and_kept(values, tmp_path):
+    values["checkpoint"] = {"path": str(tmp_path)}
+    run(values, stop_after_step=3)
+    path = tmp_path / checkpoint.FILE
+    path.write_bytes(path.read_bytes()[:2000])
+    said = run(values)
+    assert said[-1].reason == "checkpoint" and "cannot be read" in said[-1].message
+    assert path.stat().st_size == 2000
+
+
+def test_a_loss_above_its_beginning_ends_as_diverged(values):
+    values["budget"] = {"steps": 200}
+    values["optim"] = {"matrix_lr": 3.0, "embed_lr": 30.0, "scalar_lr": 30.0}
+    said = run(values)
+    assert said[-1].reason == "diverged" and said[-1].step < 40
+    assert "above its initial value" in said[-1].detail
+
+
+def test_a_loss_that_is_not_finite_ends_as_diverged(values):
+    values["optim"] = {"embed_lr": 1e38, "scalar_lr": 1e38}
+    said = run(values)
+    assert said[-1].reason == "diverged" and "nan" in said[-1].detail
+    for event in said:
+        events.encode(event)  # and nothing that is not finite was said on the way
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "reason", "message"),
+    [
+        ("data", {"path": ""}, "data", "data.path is empty"),
+        ("data", {"path": "/nowhere"}, "data", "no train shards"),
+        ("data", {"seq_len": 8192, "batch_tokens": 16384}, "data", "data.seq_len is 8192"),
+        ("model", {"vocab_size": 10}, "data", "model.vocab_size is 10"),
+        pytest.param(
+            "runtime", {"device": "cuda"}, "config", "sees no such device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU"),
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_run_is_a_failure_with_a_reason(values, part, change, reason, message):
+    values[part] |= change
+    said = run(values)
+    assert isinstance(said[-1], events.Failure)
+    assert said[-1].reason == reason and message in said[-1].message
+
+
+LIMITED = """
+import json, resource, sys
+import torch
+torch.set_num_threads(1)
+values = json.loads(sys.argv[1])
+from trainer import serve
+torch.zeros(8, 8).matmul(torch.zeros(8, 8))
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]), resource.RLIM_INFINITY))
+sys.exit(serve.run_file(values))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux to bound a process's memory")
+def test_out_of_memory_halves_the_micro_batch_and_goes_on(values):
+    values["data"] |= {"seq_len": 64, "batch_tokens": 64 * 256, "micro_batch_tokens": 64 * 256}
+    values["model"]["mlp_mult"] = 16
+    values["budget"] = {"steps": 2}
+    values["eval"] = {"val_tokens": 512, "final_val_tokens": 512}
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, json.dumps(values), str(150 * 2**20)],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    said = [events.decode(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0, done.stderr[-2000:] + done.stdout[-2000:]
+    notices = only(said, events.Notice)
+    assert "going on with" in notices[0].message
+    assert said[-1].reason == "complete" and said[-1].tokens == 2 * 64 * 256
+
+    unlimited = run(values)
+    assert only(said, events.Outcome)[0].val_bpb == pytest.approx(only(unlimited, events.Outcome)[0].val_bpb, rel=1e-4)

@@ -98,6 +98,11 @@ class TrainBatches:
         self._offset = 0
         self.position = 0
 
+    @property
+    def epoch(self) -> int:
+        """Full passes over the data so far."""
+        return self.position // int(self._starts[-1])
+
     def take(self, sequences: int) -> tuple[Tensor, Tensor]:
         """The next inputs and targets, each (sequences, T) int64 on the CPU."""
         rows = np.stack([self._window(self.position + i) for i in range(sequences)])

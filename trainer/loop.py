@@ -24,6 +24,8 @@ Emit = Callable[[events.Event], None]
 DIVERGENCE_GRACE = 0.1
 """Share of the budget after which a loss above its initial value ends the run."""
 MOST_STEP_EVENTS = 400
+MOST_EPOCHS = 4
+"""Repetitions of the data that cost next to nothing (Muennighoff et al. 2023, arXiv:2305.16264)."""
 
 
 class Stopped(Exception):
@@ -121,6 +123,7 @@ class Run:
         self.initial_loss: float | None = None
         self.evaluations_done = 0
         self._saved_at = 0.0
+        self._told_of_repetition = False
         self._curve = Curve(config.runtime.log_every_seconds)
         self._unread: deque[tuple[Tensor, int, float]] = deque()
 
@@ -177,6 +180,14 @@ class Run:
         self._unread.append((loss, self.clock.step, factor))
         # On CUDA the clock has waited for the step before this one: its loss is there without a stall.
         self._read_losses(keep=1 if self.device.type == "cuda" else 0)
+        if self.batches.epoch >= MOST_EPOCHS and not self._told_of_repetition:
+            self._told_of_repetition = True
+            self.emit(
+                events.Notice(
+                    message=f"the training tokens are being repeated for the {self.batches.epoch}th time: the model "
+                    "now memorises them, and val_bpb says little about rates; use a larger data set or a smaller budget"
+                )
+            )
 
     def _read_losses(self, keep: int) -> None:
         """Judge and log the losses of all but the last `keep` steps.
@@ -308,7 +319,7 @@ class Curve:
         """Tokens per second since the last Step event if another is due now, else None."""
         seconds = clock.seconds - self._seconds
         enough = seconds >= self._every_seconds and clock.progress - self._progress >= 1 / MOST_STEP_EVENTS
-        if seconds <= 0 or not (enough or clock.exhausted or self._tokens == 0):
+        if seconds <= 0 or clock.tokens == self._tokens or not (enough or clock.exhausted or self._tokens == 0):
             return None
         rate = (clock.tokens - self._tokens) / seconds
         self.begin(clock)

@@ -57,6 +57,14 @@ def test_training_learns_and_its_curve_is_a_function_of_the_seeds(values):
     assert only(first, events.Outcome)[0].val_loss < 0.8 * only(first, events.Step)[0].train_loss
 
 
+def test_many_passes_over_the_data_are_pointed_out_once(values):
+    values["budget"] = {"tokens": 5 * 20_000}
+    notices = only(run(values), events.Notice)
+    assert len(notices) == 1 and "repeated for the 4th time" in notices[0].message
+    values["budget"] = {"tokens": 3 * 20_000}
+    assert not only(run(values), events.Notice)
+
+
 def test_a_budget_in_tokens_is_rounded_up_to_steps(values):
     values["budget"] = {"tokens": 1000}
     assert run(values)[-1].tokens == 1024

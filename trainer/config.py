@@ -6,19 +6,12 @@ Defaults are those of the public parameter-golf baseline, except where a comment
 from __future__ import annotations
 
 import dataclasses
-import types
 import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-
-class ConfigError(ValueError):
-    """A config value that cannot work; the message names the value, the expectation and the remedy."""
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
+from trainer.values import ConfigError as ConfigError
+from trainer.values import build, require
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,28 +44,28 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("vocab_size", "num_layers", "model_dim", "num_heads", "num_kv_heads"):
             value = getattr(self, name)
-            _require(value >= 1, f"model.{name} must be at least 1, got {value}")
-        _require(
+            require(value >= 1, f"model.{name} must be at least 1, got {value}")
+        require(
             self.model_dim % self.num_heads == 0,
             f"model.model_dim ({self.model_dim}) must be a multiple of model.num_heads ({self.num_heads})",
         )
-        _require(
+        require(
             (self.model_dim // self.num_heads) % 2 == 0,
             f"the head width model_dim / num_heads must be even for RoPE, got {self.model_dim} / {self.num_heads}",
         )
-        _require(
+        require(
             self.num_heads % self.num_kv_heads == 0,
             f"model.num_heads ({self.num_heads}) must be a multiple of model.num_kv_heads ({self.num_kv_heads})",
         )
         hidden = self.mlp_mult * self.model_dim
-        _require(
+        require(
             hidden >= 1 and float(hidden).is_integer(),
             f"model.mlp_mult × model.model_dim must be a whole number of hidden units, got {hidden}",
         )
         for name in ("rope_base", "logit_softcap"):
             value = getattr(self, name)
-            _require(value > 0, f"model.{name} must be positive, got {value}")
-        _require(self.embed_init_std >= 0, f"model.embed_init_std must not be negative, got {self.embed_init_std}")
+            require(value > 0, f"model.{name} must be positive, got {value}")
+        require(self.embed_init_std >= 0, f"model.embed_init_std must not be negative, got {self.embed_init_std}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,18 +101,18 @@ class OptimConfig:
     def __post_init__(self) -> None:
         for name in ("matrix_lr", "scalar_lr", "embed_lr", "head_lr", "eps"):
             value = getattr(self, name)
-            _require(value > 0, f"optim.{name} must be positive, got {value}")
+            require(value > 0, f"optim.{name} must be positive, got {value}")
         for name in ("matrix_weight_decay", "adam_weight_decay", "grad_clip"):
             value = getattr(self, name)
-            _require(value >= 0, f"optim.{name} must not be negative, got {value}")
+            require(value >= 0, f"optim.{name} must not be negative, got {value}")
         for name in ("momentum", "momentum_start", "beta1", "beta2"):
             value = getattr(self, name)
-            _require(0 <= value < 1, f"optim.{name} must be in [0, 1), got {value}")
-        _require(
+            require(0 <= value < 1, f"optim.{name} must be in [0, 1), got {value}")
+        require(
             0 <= self.momentum_warmup <= 1,
             f"optim.momentum_warmup must be in [0, 1], got {self.momentum_warmup}",
         )
-        _require(
+        require(
             self.newton_schulz_steps >= 1,
             f"optim.newton_schulz_steps must be at least 1, got {self.newton_schulz_steps}",
         )
@@ -139,8 +132,8 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         for name in ("warmup", "warmdown", "final_lr"):
             value = getattr(self, name)
-            _require(0 <= value <= 1, f"schedule.{name} must be in [0, 1], got {value}")
-        _require(
+            require(0 <= value <= 1, f"schedule.{name} must be in [0, 1], got {value}")
+        require(
             self.warmup + self.warmdown <= 1,
             f"schedule.warmup + schedule.warmdown must not exceed 1, got {self.warmup} + {self.warmdown}",
         )
@@ -160,12 +153,12 @@ class DataConfig:
     """Most tokens of one forward and backward pass; 0 chooses by device. Accumulation makes up the rest."""
 
     def __post_init__(self) -> None:
-        _require(self.seq_len >= 1, f"data.seq_len must be at least 1, got {self.seq_len}")
-        _require(
+        require(self.seq_len >= 1, f"data.seq_len must be at least 1, got {self.seq_len}")
+        require(
             self.batch_tokens >= self.seq_len and self.batch_tokens % self.seq_len == 0,
             f"data.batch_tokens must be a positive multiple of data.seq_len ({self.seq_len}), got {self.batch_tokens}",
         )
-        _require(
+        require(
             self.micro_batch_tokens == 0 or self.micro_batch_tokens >= self.seq_len,
             f"data.micro_batch_tokens must be 0 (choose) or at least data.seq_len ({self.seq_len}), "
             f"got {self.micro_batch_tokens}",
@@ -185,12 +178,12 @@ class BudgetConfig:
 
     def __post_init__(self) -> None:
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) is not None}
-        _require(
+        require(
             len(given) == 1,
             f"budget needs exactly one of seconds, tokens, steps; got {given or 'none of them'}",
         )
         for name, value in given.items():
-            _require(value > 0, f"budget.{name} must be positive, got {value}")
+            require(value > 0, f"budget.{name} must be positive, got {value}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,13 +198,13 @@ class EvalConfig:
     """Validation tokens used at the end; 0 is the whole set."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             all(0 < share < 1 for share in self.fractions)
             and all(a < b for a, b in zip(self.fractions, self.fractions[1:], strict=False)),
             f"eval.fractions must be ascending shares in (0, 1), got {list(self.fractions)}",
         )
         for name in ("val_tokens", "final_val_tokens"):
-            _require(getattr(self, name) >= 0, f"eval.{name} must not be negative, got {getattr(self, name)}")
+            require(getattr(self, name) >= 0, f"eval.{name} must not be negative, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,7 +239,7 @@ class CheckpointConfig:
     """Training seconds between two checkpoints."""
 
     def __post_init__(self) -> None:
-        _require(self.every_seconds > 0, f"checkpoint.every_seconds must be positive, got {self.every_seconds}")
+        require(self.every_seconds > 0, f"checkpoint.every_seconds must be positive, got {self.every_seconds}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,9 +264,7 @@ class TrainConfig:
             ConfigError: an unknown key, a value of the wrong type, or one that cannot work; the message
                 gives the dotted path.
         """
-        built = _build(TrainConfig, values, "")
-        assert isinstance(built, TrainConfig)
-        return built
+        return build(TrainConfig, values, "")
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, for JSON."""
@@ -287,48 +278,3 @@ def config_paths() -> dict[str, Any]:
         for key, hint in typing.get_type_hints(part).items():
             paths[f"{name}.{key}"] = hint
     return paths
-
-
-def _build(kind: type, values: Any, path: str) -> object:
-    _require(isinstance(values, dict), f"{path or 'the config'} must be a table of values, got {values!r}")
-    hints = typing.get_type_hints(kind)
-    unknown = sorted(set(values) - set(hints))
-    where = f"{path}." if path else ""
-    _require(
-        not unknown,
-        f"unknown config key {where}{unknown[0] if unknown else ''}: "
-        f"{path or 'the config'} takes {', '.join(sorted(hints))}",
-    )
-    return kind(**{key: _convert(hints[key], value, f"{where}{key}") for key, value in values.items()})
-
-
-def _convert(hint: Any, value: Any, path: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type, hint), value, path)
-    origin = typing.get_origin(hint)
-    if origin is Literal:
-        choices = typing.get_args(hint)
-        _require(value in choices, f"{path} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-        return value
-    if origin is types.UnionType:
-        if value is None:
-            return None
-        (inner,) = (arg for arg in typing.get_args(hint) if arg is not types.NoneType)
-        return _convert(inner, value, path)
-    if origin is tuple:
-        _require(isinstance(value, (list, tuple)), f"{path} must be a list, got {value!r}")
-        return tuple(_convert(float, item, f"{path}[{i}]") for i, item in enumerate(value))
-    return _scalar(hint, value, path)
-
-
-def _scalar(hint: type, value: Any, path: str) -> Any:
-    wrong = f"{path} must be {'a number' if hint is float else hint.__name__}, got {value!r}"
-    if hint is float:
-        _require(isinstance(value, (int, float)) and not isinstance(value, bool), wrong)
-        _require(value == value and abs(value) != float("inf"), f"{path} must be finite, got {value!r}")
-        return float(value)
-    if hint is int:
-        _require(isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value), wrong)
-        return int(value)
-    _require(isinstance(value, hint), wrong)
-    return value

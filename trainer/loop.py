@@ -15,6 +15,7 @@ from torch import Tensor
 from trainer import accumulate, checkpoint, device, events, schedule
 from trainer.clock import Clock
 from trainer.config import ConfigError, TrainConfig
+from trainer.curve import Curve
 from trainer.data import DataError, TrainBatches, read_split, read_token_bytes, validation_windows
 from trainer.evaluate import Score, Validator
 from trainer.models.gpt import GPT
@@ -23,7 +24,6 @@ from trainer.optim import Optimizers
 Emit = Callable[[events.Event], None]
 DIVERGENCE_GRACE = 0.1
 """Share of the budget after which a loss above its initial value ends the run."""
-MOST_STEP_EVENTS = 400
 MOST_EPOCHS = 4
 """Repetitions of the data that cost next to nothing (Muennighoff et al. 2023, arXiv:2305.16264)."""
 
@@ -300,27 +300,3 @@ class Run:
         self._saved_at = self.clock.seconds
         self._curve.begin(self.clock)
         return self.clock.step
-
-
-class Curve:
-    """Decides which steps become Step events: not too close in seconds, never more than 400 a run."""
-
-    def __init__(self, every_seconds: float) -> None:
-        self._every_seconds = every_seconds
-        self._seconds = 0.0
-        self._tokens = 0
-        self._progress = 0.0
-
-    def begin(self, clock: Clock) -> None:
-        """Measure from the clock's present state on."""
-        self._seconds, self._tokens, self._progress = clock.seconds, clock.tokens, clock.progress
-
-    def due(self, clock: Clock) -> float | None:
-        """Tokens per second since the last Step event if another is due now, else None."""
-        seconds = clock.seconds - self._seconds
-        enough = seconds >= self._every_seconds and clock.progress - self._progress >= 1 / MOST_STEP_EVENTS
-        if seconds <= 0 or clock.tokens == self._tokens or not (enough or clock.exhausted or self._tokens == 0):
-            return None
-        rate = (clock.tokens - self._tokens) / seconds
-        self.begin(clock)
-        return rate

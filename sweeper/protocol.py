@@ -91,7 +91,7 @@ class LeaseAnswer(Wire):
 
 
 class Numbered(Wire):
-    seq: int = Field(ge=0)
+    seq: int = Field(ge=0, lt=2**31)
     """Counts up from 0 within a run."""
     at: float
     """Unix seconds on the worker."""

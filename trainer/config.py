@@ -223,8 +223,8 @@ class RuntimeConfig:
     """`auto` takes CUDA, then MPS, then the CPU."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile of the blocks; `auto` compiles on CUDA only."""
-    warmup_steps: int = 3
-    """Untimed steps on CUDA before the clock starts, undone afterwards."""
+    warmup_steps: int = 2
+    """Untimed steps before the clock starts, undone afterwards: they compile, allocate, wake the threads."""
     log_every_seconds: float = 0.5
     """Least training seconds between two Step events; the curve of a run never has more than 400."""
 

@@ -129,8 +129,7 @@ class Run:
 
     def prepare(self, began: float) -> None:
         """Warm up, resume from a checkpoint if there is one, and say Start."""
-        if self.device.type == "cuda":
-            self._warm_up()
+        self._warm_up()
         resumed_step = self._resume()
         self.emit(
             events.Start(

@@ -1,0 +1,1 @@
+"""Measurements, one command each: `python -m benchmarks.NAME`.  Results go to docs/log.md with machine and date."""

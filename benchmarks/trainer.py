@@ -1,0 +1,132 @@
+"""Training speed on this machine: tokens/s, TFLOP/s, and the share of the matrix rate of the same process.
+
+    python -m benchmarks.trainer [--seconds 10]
+
+Tokens are random: speed does not depend on them. FLOPs a token are 6 for each weight of a matrix product (tied head
+included, embedding look-up free) and 6 · layers · length · width for causal attention. Prints a table
+and one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainer import device, events
+from trainer.config import ModelConfig, TrainConfig
+from trainer.loop import train
+
+SHAPES: dict[str, dict[str, dict[str, Any]]] = {
+    "cpu": {
+        "3x128 T128 4k": {
+            "model": {"num_layers": 3, "model_dim": 128, "num_heads": 4, "num_kv_heads": 2},
+            "data": {"seq_len": 128, "batch_tokens": 4096},
+        },
+        "4x256 T256 8k": {
+            "model": {"num_layers": 4, "model_dim": 256, "num_heads": 4, "num_kv_heads": 2},
+            "data": {"seq_len": 256, "batch_tokens": 8192},
+        },
+    },
+    "cuda": {
+        "9x512 T1024 524k": {"model": {}, "data": {}},
+        "7x512 mlp4 T2048 131k": {
+            "model": {"num_layers": 7, "mlp_mult": 4},
+            "data": {"seq_len": 2048, "batch_tokens": 131_072},
+        },
+    },
+}
+
+
+def write_tokens(folder: Path, vocab: int) -> None:
+    """A prepared folder of random tokens."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 4_000_000), ("val", 100_000)):
+        header = np.zeros(256, dtype="<i4")
+        header[:3] = 20240520, 1, count
+        tokens = generator.integers(vocab, size=count).astype("<u2")
+        (folder / f"{split}_000000.bin").write_bytes(header.tobytes() + tokens.tobytes())
+    np.save(folder / "token_bytes.npy", np.ones(vocab, dtype=np.int16))
+
+
+def flops_per_token(model: ModelConfig, seq_len: int) -> float:
+    kv_dim = model.num_kv_heads * model.model_dim // model.num_heads
+    block = 2 * model.model_dim * (model.model_dim + kv_dim) + 2 * model.model_dim * int(
+        model.mlp_mult * model.model_dim
+    )
+    weights = model.num_layers * block + model.model_dim * model.vocab_size
+    return 6.0 * weights + 6.0 * model.num_layers * seq_len * model.model_dim
+
+
+def matmul_rate(where: torch.device) -> float:
+    """FLOP/s of a large product in the precision that the trainer computes in."""
+    size = 8192 if where.type == "cuda" else 1024
+    a, b = torch.randn(2, size, size, device=where, dtype=device.compute_dtype(where))
+    seconds = []
+    for _ in range(8):
+        device.synchronize(where)
+        began = time.perf_counter()
+        for _ in range(10):
+            a @ b
+        device.synchronize(where)
+        seconds.append((time.perf_counter() - began) / 10)
+    return 2 * size**3 / statistics.median(seconds[2:])
+
+
+def measure(values: dict[str, dict[str, Any]], folder: Path, seconds: float, where: torch.device) -> dict[str, float]:
+    config = TrainConfig.from_dict(
+        {
+            **values,
+            "data": {**values["data"], "path": str(folder)},
+            "budget": {"seconds": seconds},
+            "eval": {"final_val_tokens": values["data"].get("seq_len", 1024)},
+            "runtime": {"device": where.type},
+        }
+    )
+    said: list[events.Event] = []
+    train(config, said.append, lambda: False)
+    if isinstance(said[-1], events.Failure):
+        raise SystemExit(f"{said[-1].reason}: {said[-1].message}")
+    rates = [event.tokens_per_second for event in said if isinstance(event, events.Step)]
+    start = next(event for event in said if isinstance(event, events.Start))
+    end = said[-1]
+    assert isinstance(end, events.End)
+    rate = statistics.median(rates[1:] or rates)
+    return {
+        "tokens_per_second": rate,
+        "tflops": rate * flops_per_token(config.model, config.data.seq_len) / 1e12,
+        "setup_seconds": start.setup_seconds,
+        "peak_gib": end.peak_memory_bytes / 2**30,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=10.0, help="training seconds a shape")
+    seconds = parser.parse_args().seconds
+    where = device.choose("auto")
+    peak = matmul_rate(where)
+    print(f"{device.name(where)}, torch {torch.__version__}, matrix rate {peak / 1e12:.3f} TFLOP/s")
+    print(f"{'shape':24} {'tokens/s':>12} {'TFLOP/s':>9} {'share':>6} {'setup s':>8} {'GiB':>6}")
+    results = {}
+    with tempfile.TemporaryDirectory() as name:
+        write_tokens(Path(name), 1024)
+        for shape, values in SHAPES["cuda" if where.type == "cuda" else "cpu"].items():
+            found = results[shape] = measure(values, Path(name), seconds, where)
+            found["share_of_matmul"] = found["tflops"] * 1e12 / peak
+            print(
+                f"{shape:24} {found['tokens_per_second']:12,.0f} {found['tflops']:9.3f} "
+                f"{found['share_of_matmul']:6.1%} {found['setup_seconds']:8.1f} {found['peak_gib']:6.1f}"
+            )
+    print(json.dumps({"device": device.name(where), "matmul_tflops": peak / 1e12, "shapes": results}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Thin routes: read, hand to a figure or a template, answer."""

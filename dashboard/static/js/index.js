@@ -1,0 +1,3 @@
+import { tellTimes } from "./live.js";
+
+tellTimes();

@@ -1,0 +1,102 @@
+"""Numbers and times as readers want them: the filters of the templates."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from typing import Any
+
+from dashboard.figures_runs import tokens_text
+
+STATE_MARKS = {
+    "complete": "●",
+    "running": "▶",
+    "pruned": "◇",
+    "diverged": "✕",
+    "stopped": "□",
+    "failed": "!",
+    "waiting": "…",
+    "paused": "⏸",
+}
+"""A shape beside the colour of every state, for readers who do not see the colour."""
+
+
+def bpb(value: float | None) -> str:
+    """A score with four decimals, or a dash."""
+    return "–" if value is None else f"{value:.4f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in the two largest units that matter."""
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86_400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
+
+
+def value(number: Any) -> str:
+    """A searched value: up to four significant digits, whole numbers in full."""
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        return str(number)
+    whole = isinstance(number, int) or (number.is_integer() and abs(number) < 1e12)
+    return f"{int(number):,}" if whole else f"{number:.4g}"
+
+
+def percent(share: float | None) -> str:
+    """A share as whole percent."""
+    return "–" if share is None else f"{share:.0%}"
+
+
+def count(number: float | None) -> str:
+    """A count with a unit letter."""
+    return "–" if number is None else tokens_text(number)
+
+
+def gibibytes(size: int) -> str:
+    """Bytes as GiB."""
+    return f"{size / 2**30:.2f} GiB"
+
+
+def moment(at: float | None) -> str:
+    """Unix seconds as an ISO time in UTC, which the page's script turns into the reader's own."""
+    if at is None:
+        return ""
+    return datetime.datetime.fromtimestamp(at, tz=datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def clock(at: float | None) -> str:
+    """Unix seconds for people, in UTC."""
+    return "–" if at is None else moment(at).replace("T", " ").replace("Z", " UTC")
+
+
+def mark(state: str) -> str:
+    """The shape of a state."""
+    return STATE_MARKS.get(state, "•")
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """A nested config as dotted paths and values, in its order."""
+    lines: list[tuple[str, Any]] = []
+    for key, inner in config.items():
+        if isinstance(inner, dict):
+            lines += flatten(inner, f"{prefix}{key}.")
+        else:
+            lines.append((prefix + key, inner))
+    return lines
+
+
+def detail(values: dict[str, Any]) -> str:
+    """An audit line's detail in one line."""
+    return ", ".join(f"{key} {inner if isinstance(inner, str) else json.dumps(inner)}" for key, inner in values.items())
+
+
+FILTERS = {
+    function.__name__: function
+    for function in (bpb, duration, value, percent, count, gibibytes, moment, clock, mark, flatten, detail)
+}

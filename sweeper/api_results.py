@@ -1,0 +1,106 @@
+"""The read half of the API: studies, trials, curves, promotions and workers as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Depends, HTTPException, Request
+from numpy.typing import NDArray
+
+from sweeper.protocol import API
+from sweeper.records import Metric, Promotion, RunDetail, StudySummary, TrialRow, Worker
+from sweeper.results import Results, UnknownError
+
+router = APIRouter(prefix=API, tags=["results"])
+
+
+def shared_results(request: Request) -> Results:
+    """The app's one Results, so that its caches are shared; made at the first request."""
+    state = request.app.state
+    if not hasattr(state, "results"):
+        state.results = Results(state.engine)
+    results: Results = state.results
+    return results
+
+
+ResultsDep = Annotated[Results, Depends(shared_results)]
+
+
+@router.get("/studies")
+def list_studies(results: ResultsDep) -> list[StudySummary]:
+    """All studies, the newest first."""
+    return results.studies()
+
+
+@router.get("/studies/{name}")
+def get_study(name: str, results: ResultsDep) -> StudySummary:
+    """How a study stands; 404 for an unknown one."""
+    try:
+        return results.study(name)
+    except UnknownError as error:
+        raise HTTPException(404, str(error)) from error
+
+
+@router.get("/studies/{name}/trials")
+def list_trials(name: str, results: ResultsDep, after: int = -1) -> list[TrialRow]:
+    """Trials with a number greater than `after`, ascending, each at its newest attempt."""
+    try:
+        return results.trials(name, after=after)
+    except UnknownError as error:
+        raise HTTPException(404, str(error)) from error
+
+
+@router.get("/studies/{name}/trials/{number}")
+def get_trial(name: str, number: int, results: ResultsDep) -> dict[str, Any]:
+    """One trial with config, every point (columns; null where a point has no such value), messages."""
+    try:
+        return detail_json(results.run(name, "trial", number))
+    except UnknownError as error:
+        raise HTTPException(404, str(error)) from error
+
+
+@router.get("/studies/{name}/curves")
+def get_curves(name: str, results: ResultsDep, metric: Metric = "val_bpb") -> dict[str, Any]:
+    """One metric of all trials, columnar: trial i owns offsets[i] up to offsets[i + 1]."""
+    try:
+        curves = results.curves(name, metric)
+    except UnknownError as error:
+        raise HTTPException(404, str(error)) from error
+    return {
+        "metric": curves.metric,
+        "trials": curves.numbers,
+        "states": curves.states,
+        "offsets": curves.offsets.tolist(),
+        "progress": columns_json(curves.progress),
+        "values": columns_json(curves.values),
+    }
+
+
+@router.get("/studies/{name}/promotions")
+def list_promotions(name: str, results: ResultsDep) -> tuple[Promotion, ...]:
+    """All promotions of a study, ascending."""
+    try:
+        return results.promotions(name)
+    except UnknownError as error:
+        raise HTTPException(404, str(error)) from error
+
+
+@router.get("/workers")
+def list_workers(results: ResultsDep) -> list[Worker]:
+    """All workers that ever said hello, the latest seen first."""
+    return results.workers()
+
+
+def detail_json(detail: RunDetail) -> dict[str, Any]:
+    """A RunDetail as JSON values."""
+    values = asdict(detail)
+    values["points"] = {name: columns_json(column) for name, column in values["points"].items()}
+    return values
+
+
+def columns_json(column: NDArray[np.floating[Any]], digits: int = 5) -> list[float | None]:
+    """Rounded to `digits` decimals, null for NaN (which JSON lacks)."""
+    rounded = np.round(column.astype(np.float64), digits)
+    return [None if value != value else value for value in rounded.tolist()]

@@ -1,0 +1,295 @@
+"""The command line.  A command parses, calls and prints; what it needs is imported when it runs, so that
+`sweeper worker` stays free of the database and `sweeper --help` is quick."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import signal
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Never
+
+import typer
+from rich.console import Console
+
+from sweeper import display
+from sweeper.client import Client
+from sweeper.errors import SweeperError
+from sweeper.settings import Settings
+
+app = typer.Typer(
+    help="Hyperparameter sweeps for language-model training under a wallclock cap.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Prepare token shards.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+console = Console()
+errors = Console(stderr=True)
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class ProfileName(StrEnum):
+    gpu = "gpu"
+    cpu = "cpu"
+
+
+class ExportFormat(StrEnum):
+    csv = "csv"
+    json = "json"
+    parquet = "parquet"
+
+
+class Kind(StrEnum):
+    trial = "trial"
+    promotion = "promotion"
+
+
+Study = Annotated[str, typer.Option("--study", "-s", help="Name of the study.")]
+StudyFile = Annotated[str, typer.Option("--study", "-s", help="Name in ./studies or packaged, or a .toml file.")]
+Server = Annotated[str | None, typer.Option("--server", help="URL of the service; left out: the one of this home.")]
+Port = Annotated[int | None, typer.Option(help="Port; left out: 8765, or a free one.", min=1, max=65535)]
+Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in, unasked.")]
+DeviceOption = Annotated[Device, typer.Option(help="auto takes the NVIDIA GPUs where there are any.")]
+
+
+@app.command()
+def launch(
+    study: StudyFile,
+    workers: Annotated[int | None, typer.Option(help="Left out: one per GPU, or one on the CPU.", min=1)] = None,
+    trials: Annotated[int | None, typer.Option(help="Trials to reach, instead of the file's.", min=1)] = None,
+    host: Host = "127.0.0.1",
+    port: Port = None,
+    device: DeviceOption = Device.auto,
+    profile: Annotated[ProfileName | None, typer.Option(help="Left out: gpu with an NVIDIA GPU, else cpu.")] = None,
+) -> None:
+    """Run a study here, from its file to its best trial: service, dashboard and workers.
+
+    Ctrl-C stops cleanly and exits with 130; the same command goes on where it stopped.
+    """
+    from sweeper.commands import launching
+
+    order = launching.Order(
+        study=study,
+        workers=workers,
+        trials=trials,
+        host=host,
+        port=port,
+        device=device.value,
+        profile=profile.value if profile else None,
+    )
+    _until_told(lambda: launching.launch(order, Settings.from_environment(), console))
+
+
+@app.command()
+def worker(
+    server: Server = None,
+    study: Annotated[str | None, typer.Option("--study", "-s", help="Serve this study only, and then leave.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:N for one of several.")] = "auto",
+    kind: Annotated[Kind | None, typer.Option(help="Only trials, or only promotions.")] = None,
+    stop_grace: Annotated[float, typer.Option(help="Seconds a trainer has to obey a stop.", min=0.1)] = 30.0,
+    identity: Annotated[str, typer.Option(hidden=True)] = "",
+) -> None:
+    """Join a service as one worker on one device; SIGTERM or Ctrl-C hands back what it holds.
+
+    Its trainer is `python -m trainer serve`, or the command in the variable SWEEPER_TRAINER.
+    """
+    from sweeper.commands import working
+
+    settings = Settings.from_environment()
+    working.work(
+        server or _running_url(settings),
+        settings,
+        device=device,
+        study=study,
+        kind=kind.value if kind else None,
+        identity=identity,
+        stop_grace_seconds=stop_grace,
+    )
+
+
+@app.command()
+def serve(host: Host = "127.0.0.1", port: Port = None) -> None:
+    """Run the service alone: API and dashboard, no workers."""
+    from sweeper.commands import serving
+
+    serving.serve(Settings.from_environment(), host, port, console)
+
+
+@app.command()
+def status(
+    study: Annotated[str | None, typer.Option("--study", "-s", help="One study in detail; else all.")] = None,
+) -> None:
+    """How the studies of this home stand, read from the database; no service is needed."""
+    from sweeper.commands import reading
+
+    reading.status(Settings.from_environment(), study, console)
+
+
+@app.command()
+def pause(study: Study, server: Server = None) -> None:
+    """Hand out no further trials; running ones go on."""
+    _tell(server, lambda client: client.set_study(study, "pause"))
+
+
+@app.command()
+def resume(study: Study, server: Server = None) -> None:
+    """Go on with a paused or stopped study."""
+    _tell(server, lambda client: client.set_study(study, "resume"))
+
+
+@app.command()
+def stop(
+    study: Study,
+    trial: Annotated[int | None, typer.Option(help="Stop this running trial only.")] = None,
+    promotion: Annotated[int | None, typer.Option(help="Stop this promotion only.")] = None,
+    server: Server = None,
+) -> None:
+    """Stop a study and what runs of it, or one trial, or one promotion."""
+    if trial is not None:
+        _tell(server, lambda client: client.stop_trial(study, trial))
+    elif promotion is not None:
+        _tell(server, lambda client: client.stop_promotion(study, promotion))
+    else:
+        _tell(server, lambda client: client.set_study(study, "stop"))
+
+
+@app.command()
+def enqueue(
+    study: Study,
+    values: Annotated[list[str], typer.Argument(help="One PATH=VALUE for each axis: optim.matrix_lr=0.02 …")],
+    server: Server = None,
+) -> None:
+    """Try these values next."""
+    params = dict(_parse_assignment(text) for text in values)
+    _tell(server, lambda client: client.enqueue(study, params))
+
+
+@app.command()
+def promote(
+    study: Study,
+    trial: Annotated[int | None, typer.Option(help="Left out: the best one.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="3B, 500M or 20x; left out: the study file's.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    host: Host = "127.0.0.1",
+    port: Port = None,
+    device: DeviceOption = Device.auto,
+) -> None:
+    """Run a trial's values as a full run, here; the same command resumes one that was broken off."""
+    from sweeper.commands import promoting
+
+    order = promoting.Order(study=study, trial=trial, tokens=tokens, yes=yes, host=host, port=port, device=device.value)
+    _until_told(lambda: promoting.promote(order, Settings.from_environment(), console))
+
+
+@app.command()
+def export(
+    study: Study,
+    out: Annotated[Path, typer.Option(help="Folder for trials.EXT and curves.EXT.")],
+    form: Annotated[ExportFormat, typer.Option("--format")] = ExportFormat.csv,
+) -> None:
+    """Write the trials and all curves of a study to files; no service is needed."""
+    from sweeper.commands import reading
+
+    for path in reading.export_study(Settings.from_environment(), study, form.value, out):
+        display.say(console, f"wrote {path} ({path.stat().st_size:,} bytes)")
+
+
+@app.command()
+def doctor() -> None:
+    """Look for what is wrong on this machine, and say how to mend it; exit 1 when something must be."""
+    from sweeper.doctor import report
+
+    raise typer.Exit(report(Settings.from_environment(), console))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of study files."""
+    from sweeper import study
+
+    typer.echo(json.dumps(study.json_schema(), indent=2))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(importlib.metadata.version("sweeper"))
+
+
+@data_app.command()
+def prepare(
+    paths: Annotated[list[Path], typer.Argument(help="Files or folders: .txt, .jsonl, .jsonl.zst, .parquet.")],
+    out: Annotated[Path, typer.Option(help="Folder to create.")],
+    tokenizer: Annotated[str, typer.Option(help="sweeper1024 or gpt2.")] = "sweeper1024",
+) -> None:
+    """Turn text into token shards that a study's [data] can name."""
+    from sweeper import data
+
+    data.prepare(paths, tokenizer, out)
+    display.say(console, f"prepared {out}")
+
+
+def _parse_assignment(text: str) -> tuple[str, float | int | str | bool]:
+    """`optim.matrix_lr=0.02` as path and JSON value; what is no JSON number or boolean is text."""
+    path, equals, written = text.partition("=")
+    if not equals or not path:
+        raise SweeperError(f"expected PATH=VALUE such as optim.matrix_lr=0.02, got {text!r}")
+    try:
+        value = json.loads(written)
+    except ValueError:
+        return path, written
+    return path, value if isinstance(value, (float, int, str, bool)) else written
+
+
+def _running_url(settings: Settings) -> str:
+    from sweeper import hosting
+
+    url = hosting.running_url(settings)
+    if url is None:
+        raise SweeperError(
+            f"no service runs for {settings.home}; start one with `sweeper serve` or `sweeper launch`, "
+            f"give --server URL, or set SWEEPER_HOME"
+        )
+    return url
+
+
+def _tell(server: str | None, verb: Any) -> None:
+    with Client(server or _running_url(Settings.from_environment())) as client:
+        display.say(console, verb(client))
+
+
+def _until_told(work: Any) -> None:
+    """Run a command that SIGTERM must end as cleanly as Ctrl-C does."""
+
+    def interrupt(_signal: int, _frame: object) -> Never:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    raise typer.Exit(work())
+
+
+def main() -> None:
+    """Entry point: a SweeperError is a message and exit status 2, never a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("sweeper").setLevel(logging.INFO)
+    try:
+        app()
+    except SweeperError as error:
+        display.say(errors, f"error: {error}", "red")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""`sweeper promote`: show the plan, ask, run it here, resume it when it was broken off."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from sweeper import devices, display, fleet, hosting
+from sweeper.client import Client, ServiceAway
+from sweeper.commands.launching import ACTIVE, LINE_SECONDS, LOOK_SECONDS, workers
+from sweeper.display import Record
+from sweeper.errors import SweeperError
+from sweeper.protocol import PromoteRequest, PromotionPlan
+from sweeper.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What the command line asked for."""
+
+    study: str
+    trial: int | None
+    tokens: str | None
+    yes: bool
+    host: str
+    port: int | None
+    device: devices.Wish
+
+
+def promote(order: Order, settings: Settings, console: Console) -> int:
+    """Plan, agree, run; the exit status: 0 complete or declined, 1 not complete, 130 after Ctrl-C.
+
+    Raises:
+        SweeperError: an unknown study or trial, or nobody to ask and no --yes.
+    """
+    assigned = devices.assign(order.device, 1)
+    service = hosting.Service(settings, order.host, order.port)
+    try:
+        with Client(service.url) as client:
+            fleet.bury_dead_workers(client)
+            number = _agree(order, client, console)
+            if number is None:
+                return 0
+            display.say(console, f"dashboard: {service.url}/studies/{order.study}")
+            with workers(fleet.Fleet(settings, service.url, order.study, assigned, "promotion"), console) as hands:
+                return _watch(order, number, service, hands, client, console)
+    except KeyboardInterrupt:
+        display.say(
+            console, f"stopped with a checkpoint. To go on from it, give the same command again: {_command(order)}"
+        )
+        return 130
+    finally:
+        service.stop()
+
+
+def _command(order: Order) -> str:
+    words = [f"sweeper promote --study {order.study}"]
+    words += [f"--trial {order.trial}"] if order.trial is not None else []
+    words += [f"--tokens {order.tokens}"] if order.tokens is not None else []
+    return " ".join(words)
+
+
+def _agree(order: Order, client: Client, console: Console) -> int | None:
+    """The number of the promotion to run, new or unfinished; None when the user declined."""
+    request = PromoteRequest(trial=order.trial, tokens=order.tokens, plan_only=True)
+    plan = client.promote(order.study, request)
+    unfinished = _unfinished(plan, client.study(order.study))
+    if unfinished is not None:
+        display.say(console, f"resuming {display.promotion_line(unfinished)}")
+        return int(unfinished["number"])
+    console.print(display.plan_view(plan))
+    if not order.yes:
+        if not console.is_terminal:
+            raise SweeperError("nobody is there to ask: give --yes to start this run without a terminal")
+        if not typer.confirm("Start this run?"):
+            return None
+    # What was shown is what runs, even if a better trial has come in since.
+    created = client.promote(order.study, PromoteRequest(trial=plan.trial, tokens=str(plan.tokens)))
+    assert created.number is not None
+    return created.number
+
+
+def _unfinished(plan: PromotionPlan, summary: Record) -> Record | None:
+    """An earlier promotion of the same trial and length that can go on."""
+    for promotion in summary["promotions"]:
+        same = (promotion["trial"], promotion["planned_tokens"]) == (plan.trial, plan.tokens)
+        if same and promotion["state"] in ACTIVE:
+            found: Record = promotion
+            return found
+    return None
+
+
+def _watch(
+    order: Order, number: int, service: hosting.Service, hands: fleet.Fleet, client: Client, console: Console
+) -> int:
+    """Show the run until it ended; the exit status."""
+    spoke_at = -LINE_SECONDS
+    live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+    if live:
+        live.start()
+    try:
+        while True:
+            for line in [*service.check(), *hands.check()]:
+                display.say(console, line, "yellow")
+            try:
+                summary = client.study(order.study)
+            except ServiceAway:
+                time.sleep(LOOK_SECONDS)
+                continue
+            (promotion,) = [p for p in summary["promotions"] if p["number"] == number]
+            if live:
+                live.update(Text(display.promotion_line(promotion)), refresh=True)
+            elif time.monotonic() - spoke_at > LINE_SECONDS:
+                display.say(console, display.promotion_line(promotion))
+                spoke_at = time.monotonic()
+            if promotion["state"] not in ACTIVE:
+                break
+            time.sleep(LOOK_SECONDS)
+    finally:
+        if live:
+            live.stop()
+    return _conclude(order, promotion, client, console)
+
+
+def _conclude(order: Order, promotion: Record, client: Client, console: Console) -> int:
+    name = f"promotion {promotion['number']} of {order.study}"
+    if promotion["state"] != "complete":
+        reason = f": {promotion['reason']}" if promotion["reason"] else ""
+        display.say(console, f"{name} is {promotion['state']}{reason}", "red")
+        return 1
+    trial = client.get(f"/studies/{order.study}/trials/{promotion['trial']}")["row"]
+    display.say(
+        console,
+        f"{name} is complete: val_bpb {promotion['val_bpb']:.6f} after "
+        f"{display.count(promotion['tokens'])} tokens; trial {promotion['trial']} had "
+        f"{display.score(trial['final_val_bpb'])} after {display.count(trial['tokens'])}",
+        "green",
+    )
+    return 0

@@ -1,0 +1,64 @@
+"""Commands that read the database directly, so that they work with and without a running service."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Generator
+from pathlib import Path
+
+from rich.console import Console
+from sqlalchemy import Engine, inspect
+
+from sweeper import display
+from sweeper import export as exporting
+from sweeper.errors import SweeperError
+from sweeper.results import Results
+from sweeper.settings import Settings
+from sweeper.storage import open_engine, parse_url
+from sweeper.tables import StudyRow
+
+
+@contextlib.contextmanager
+def database(settings: Settings) -> Generator[Engine]:
+    """The engine of a database that holds our tables; it is neither created nor migrated.
+
+    Raises:
+        SweeperError: there is none yet.
+    """
+    url = parse_url(settings.storage)
+    missing = SweeperError(
+        f"{url.render_as_string()} holds no studies yet; start one with `sweeper launch --study lr-wd-batch`, "
+        f"or set SWEEPER_HOME or SWEEPER_STORAGE to where they are"
+    )
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
+        raise missing
+    engine = open_engine(settings.storage)
+    try:
+        if not inspect(engine).has_table(StudyRow.__tablename__):
+            raise missing
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def status(settings: Settings, study: str | None, console: Console) -> None:
+    """Print all studies, or one with its running runs, its best trial and its promotions."""
+    with database(settings) as engine:
+        results = Results(engine)
+        if study is None:
+            console.print(display.studies_table([dataclasses.asdict(found) for found in results.studies()]))
+            return
+        summary = dataclasses.asdict(results.study(study))
+    state = "complete" if summary["finished"] else summary["state"]
+    lines = [f"{study}: {state} ({summary['profile']} profile)", display.counts_line(summary)]
+    lines += [display.best_line(summary)]
+    lines += [display.run_line(run) for run in summary["running"]]
+    lines += [display.promotion_line(promotion) for promotion in summary["promotions"]]
+    display.say(console, "\n".join(lines))
+
+
+def export_study(settings: Settings, study: str, form: exporting.Format, folder: Path) -> list[Path]:
+    """Write the study's files; see export.export."""
+    with database(settings) as engine:
+        return exporting.export(engine, study, form, folder)

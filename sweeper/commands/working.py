@@ -1,0 +1,40 @@
+"""`sweeper worker`: one worker until it is told to leave.  Free of database and web framework."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+from sweeper import devices, keeper
+from sweeper.client import Client
+from sweeper.protocol import RunKind
+from sweeper.settings import Settings
+from sweeper.worker import Worker
+
+
+def work(
+    server: str,
+    settings: Settings,
+    *,
+    device: str,
+    study: str | None,
+    kind: RunKind | None,
+    identity: str,
+    stop_grace_seconds: float,
+) -> None:
+    """Serve until there is no more work, or a signal or the loss of the keeper says to leave."""
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    keeper.watch(stopping.set)
+    with Client(server) as client:
+        Worker(
+            client,
+            settings.home,
+            device=devices.resolve(device),
+            identity=identity,
+            study=study,
+            kind=kind,
+            stopping=stopping,
+            stop_grace_seconds=stop_grace_seconds,
+        ).work()

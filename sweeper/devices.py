@@ -1,0 +1,127 @@
+"""Which devices this machine has, asked of nvidia-smi: no torch in the worker, none in the service."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sweeper.errors import SweeperError
+
+Wish = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """An NVIDIA GPU that CUDA would show to a process started now."""
+
+    visible: str
+    """What CUDA_VISIBLE_DEVICES must say for a process to see this one alone: an index or a UUID."""
+    name: str
+    memory_bytes: int
+    driver: str
+
+
+def gpus() -> list[Gpu]:
+    """The visible GPUs in CUDA's order; CUDA_VISIBLE_DEVICES is obeyed. Empty without a working nvidia-smi."""
+    found = _nvidia_smi()
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if wanted is None or not found:
+        return list(found.values())
+    chosen = []
+    for entry in (part.strip() for part in wanted.split(",")):
+        if entry in ("", "-1"):
+            break  # CUDA stops reading at the first invalid entry
+        # A MIG slice or an abbreviated UUID is visible to CUDA though this list does not name it.
+        known = found.get(entry) or next(iter(found.values()))
+        chosen.append(Gpu(visible=entry, name=known.name, memory_bytes=known.memory_bytes, driver=known.driver))
+    return chosen
+
+
+def _nvidia_smi() -> dict[str, Gpu]:
+    """Every GPU of the machine, by index and in its order."""
+    if shutil.which("nvidia-smi") is None:
+        return {}
+    query = ["nvidia-smi", "--query-gpu=index,memory.total,driver_version,name", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return {}  # the tool is installed and no GPU answers: a machine without GPU, which doctor reports
+    found = {}
+    for line in answer.splitlines():
+        parts = [part.strip() for part in line.split(",", 3)]
+        if len(parts) == 4 and parts[0].isdigit():
+            index, memory, driver, name = parts
+            # Some devices share the host's memory and say [N/A].
+            mebibytes = int(memory) if memory.isdigit() else 0
+            found[index] = Gpu(visible=index, name=name, memory_bytes=mebibytes * 2**20, driver=driver)
+    return found
+
+
+def profile() -> Literal["gpu", "cpu"]:
+    """The study profile for this machine."""
+    return "gpu" if gpus() else "cpu"
+
+
+def assign(wish: Wish, workers: int | None) -> list[str]:
+    """A device for each worker, such as ["cuda:0", "cuda:1"] or ["cpu"].
+
+    Args:
+        wish: `auto` takes the GPUs where there are any.
+        workers: how many; None is one per GPU, or one on the CPU. More workers than GPUs share them.
+
+    Raises:
+        SweeperError: `cuda` was asked for and no GPU is visible, or fewer than one worker.
+    """
+    if workers is not None and workers < 1:
+        raise SweeperError(f"--workers must be at least 1, got {workers}")
+    count = len(gpus()) if wish != "cpu" else 0
+    if wish == "cuda" and not count:
+        raise SweeperError(
+            "--device cuda needs an NVIDIA GPU and nvidia-smi shows none; use --device cpu, "
+            "or see what `sweeper doctor` says"
+        )
+    if not count:
+        return ["cpu"] * (workers or 1)
+    return [f"cuda:{index % count}" for index in range(workers or count)]
+
+
+def resolve(device: str) -> str:
+    """The one device of a worker that was started with `device`: auto, cpu, cuda or cuda:N."""
+    if device in ("auto", "cpu", "cuda"):
+        return assign(device, 1)[0]  # type: ignore[arg-type]  # narrowed by the line above
+    match = re.fullmatch(r"cuda:(\d+)", device)
+    if match is None:
+        raise SweeperError(f"--device must be auto, cpu, cuda or cuda:N, got {device!r}")
+    count = len(gpus())
+    if int(match.group(1)) >= count:
+        raise SweeperError(f"--device {device} does not exist: nvidia-smi shows {count} GPU(s)")
+    return device
+
+
+def environment(device: str) -> dict[str, str]:
+    """The variables under which a trainer sees `device` and no other."""
+    if device == "cpu":
+        return {"CUDA_VISIBLE_DEVICES": ""}
+    index = int(device.removeprefix("cuda:"))
+    visible = gpus()
+    return {"CUDA_VISIBLE_DEVICES": visible[index].visible if index < len(visible) else str(index)}
+
+
+def describe(device: str) -> str:
+    """The name of `device` for people, such as `NVIDIA H200` or the processor's model."""
+    if device.startswith("cuda:"):
+        index = int(device.removeprefix("cuda:"))
+        visible = gpus()
+        return visible[index].name if index < len(visible) else device
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        match = re.search(r"^model name\s*:\s*(.+)$", information.read_text(errors="replace"), re.MULTILINE)
+        if match:
+            return match.group(1).strip()
+    return platform.processor() or platform.machine()

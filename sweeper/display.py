@@ -1,0 +1,171 @@
+"""A study in the terminal: the records of the read API as rich renderables and as plain lines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from sweeper.protocol import PromotionPlan
+
+Record = dict[str, Any]
+"""A JSON object of the read API; its keys are the fields of sweeper.records."""
+
+COLOURS = {"complete": "green", "pruned": "yellow", "diverged": "magenta", "stopped": "yellow", "failed": "red"}
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    """Print plain text, never wrapped: commands and paths in it can be copied, logs searched."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def duration(seconds: float | None) -> str:
+    """Such as `48s`, `3m05s`, `2h10m`, `4d03h`; a dash when unknown."""
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    if whole < 86_400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86_400}d{whole % 86_400 // 3600:02d}h"
+
+
+def count(number: float) -> str:
+    """Such as `740`, `12.3K`, `3B`."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.0f}"
+
+
+def value(item: Any) -> str:
+    return f"{item:.4g}" if isinstance(item, float) else str(item)
+
+
+def params(values: Record) -> str:
+    """Searched values by the last part of their path, such as `matrix_lr=0.0213 num_layers=4`."""
+    return " ".join(f"{path.rpartition('.')[2]}={value(item)}" for path, item in values.items())
+
+
+def score(val_bpb: float | None) -> str:
+    return "–" if val_bpb is None else f"{val_bpb:.4f}"
+
+
+def best_line(summary: Record) -> str:
+    """The best trial in one line."""
+    best = summary["best"]
+    if best is None:
+        return "no trial has finished its budget yet"
+    return f"best: trial {best['number']} val_bpb {score(best['val_bpb'])} {params(best['params'])}"
+
+
+def counts_line(summary: Record) -> str:
+    """Such as `12/16 told: 7 complete, 5 pruned · 1 running · 0 failed · GPU-seconds 240 · ETA 1m20s`."""
+    counts = summary["counts"]
+    told = counts["complete"] + counts["pruned"]
+    return (
+        f"{told}/{summary['target']} told: {counts['complete']} complete, {counts['pruned']} pruned · "
+        f"{counts['running']} running · {counts['failed']} failed · "
+        f"GPU-seconds {summary['gpu_seconds']:.0f} · ETA {duration(summary['eta_seconds'])}"
+    )
+
+
+def trial_line(trial: Record, summary: Record) -> str:
+    """A finished trial in one line, for logs."""
+    counts = summary["counts"]
+    told = counts["complete"] + counts["pruned"]
+    final, streamed = trial["final_val_bpb"], trial["streamed_val_bpb"]
+    result = f"val_bpb {score(final)}" if final is not None else f"streamed val_bpb {score(streamed)}"
+    reason = f" ({trial['reason']})" if trial["reason"] and trial["state"] != "complete" else ""
+    return (
+        f"[{told}/{summary['target']}] trial {trial['number']} {trial['state']}{reason} at "
+        f"{trial['progress']:.0%}, {result}, {params(trial['params'])}"
+    )
+
+
+def run_line(run: Record) -> str:
+    """A run in a worker's hand in one line."""
+    return (
+        f"{run['kind']} {run['number']} at {run['progress']:.0%}, step {run['step']}, "
+        f"train loss {value(run['train_loss'])}, val_bpb {score(run['val_bpb'])}"
+    )
+
+
+def study_view(summary: Record, finished: list[Record], url: str) -> RenderableType:
+    """The live picture of a study: counts, what runs, what ended last."""
+    counts = summary["counts"]
+    told = counts["complete"] + counts["pruned"]
+    head = Group(
+        ProgressBar(total=max(1, summary["target"]), completed=told),
+        Text(counts_line(summary)),
+        Text(best_line(summary), style="bold" if summary["best"] else "dim"),
+        Text(f"dashboard: {url}  (Ctrl-C stops cleanly; the same command goes on)", style="dim"),
+    )
+    table = Table(box=None, pad_edge=False, show_edge=False, expand=False)
+    for name in ("run", "state", "progress", "train loss", "val_bpb", "values"):
+        table.add_column(name, no_wrap=name != "values")
+    for trial in finished[-8:]:
+        final = trial["final_val_bpb"] if trial["final_val_bpb"] is not None else trial["streamed_val_bpb"]
+        state = Text(trial["state"], style=COLOURS.get(trial["state"], ""))
+        table.add_row(
+            f"trial {trial['number']}", state, f"{trial['progress']:.0%}", "", score(final), params(trial["params"])
+        )
+    for run in summary["running"]:
+        loss = "–" if run["train_loss"] is None else f"{run['train_loss']:.3f}"
+        table.add_row(
+            f"{run['kind']} {run['number']}",
+            Text("stopping" if run["stop_requested"] else "running", style="cyan"),
+            f"{run['progress']:.0%}",
+            loss,
+            score(run["val_bpb"]),
+            params(run["params"]),
+        )
+    title = f"{summary['name']} ({summary['profile']} profile, {summary['state']})"
+    return Panel(Group(head, Text(), table), title=title, title_align="left")
+
+
+def studies_table(summaries: list[Record]) -> Table:
+    """One line a study."""
+    table = Table("study", "state", "told", "complete", "pruned", "running", "failed", "best", "seconds", box=None)
+    for summary in summaries:
+        counts = summary["counts"]
+        state = "complete" if summary["finished"] else summary["state"]
+        told = f"{counts['complete'] + counts['pruned']}/{summary['target']}"
+        best = summary["best"]
+        numbers = [str(counts[name]) for name in ("complete", "pruned", "running", "failed")]
+        seconds = f"{summary['gpu_seconds']:.0f}"
+        table.add_row(summary["name"], state, told, *numbers, score(best and best["val_bpb"]), seconds)
+    return table
+
+
+def promotion_line(promotion: Record) -> str:
+    """A promotion in one line."""
+    speed = promotion["tokens_per_second"]
+    rest = max(0, promotion["planned_tokens"] - promotion["tokens"])
+    left = f", {duration(rest / speed)} left" if speed and promotion["state"] == "running" else ""
+    return (
+        f"promotion {promotion['number']} of trial {promotion['trial']}: {promotion['state']} at "
+        f"{promotion['progress']:.1%}, {count(promotion['tokens'])} of {count(promotion['planned_tokens'])} tokens, "
+        f"val_bpb {score(promotion['val_bpb'])}{left}"
+    )
+
+
+def plan_view(plan: PromotionPlan) -> RenderableType:
+    """A promotion's plan: what it costs and what it runs."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_row("trial", f"{plan.trial}: val_bpb {score(plan.trial_val_bpb)} at {count(plan.trial_tokens)} tokens")
+    ratio = plan.tokens / plan.trial_tokens if plan.trial_tokens else 0.0
+    table.add_row("tokens", f"{count(plan.tokens)} ({plan.tokens:,}), {ratio:.3g}× the trial's")
+    table.add_row("steps", f"{plan.steps:,}")
+    table.add_row("time", f"{duration(plan.seconds)} at {count(plan.tokens_per_second)} tokens a second, as measured")
+    for path, item in plan.params.items():
+        table.add_row(path, value(item))
+    notes = [Text(f"• {note}") for note in plan.notes]
+    return Panel(Group(table, *notes), title=f"promote {plan.study}, trial {plan.trial}", title_align="left")

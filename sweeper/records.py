@@ -1,0 +1,264 @@
+"""What the read model hands out: frozen records of plain values, and curves as flat numpy columns.
+
+Times are Unix seconds, durations seconds, scores bits per byte. A *final* score is a run's Outcome; a
+*streamed* value is its latest validation on the way, and says nothing about the score of a shorter run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweeper.protocol import RunKind
+
+Metric = Literal["val_bpb", "train_loss"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """One searched value, as a chart needs it."""
+
+    path: str
+    """Config path, such as `optim.matrix_lr`."""
+    scale: Literal["linear", "log", "choice"]
+    low: float | None = None
+    high: float | None = None
+    integer: bool = False
+    step: float | None = None
+    choices: tuple[str | int | float | bool, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """Trials by state; stopped and diverged ones are counted as pruned, as Optuna has them."""
+
+    complete: int
+    pruned: int
+    running: int
+    failed: int
+    waiting: int
+    """Trials still to start before the target is reached."""
+
+    @property
+    def done(self) -> int:
+        """Trials that count towards the target."""
+        return self.complete + self.pruned
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Best:
+    """The complete trial with the lowest final val_bpb."""
+
+    number: int
+    val_bpb: float
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningRun:
+    """A run in a worker's hand now."""
+
+    kind: str
+    number: int
+    attempt: int
+    worker: str | None
+    progress: float
+    step: int
+    tokens: int
+    seconds: float
+    train_loss: float | None
+    val_bpb: float | None
+    """Latest streamed value."""
+    tokens_per_second: float | None
+    params: dict[str, Any]
+    started_at: float | None
+    stop_requested: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promotion:
+    """A full run of a trial's values, at its newest attempt."""
+
+    number: int
+    trial: int
+    state: str
+    attempt: int
+    """0 while it waits for its first worker."""
+    progress: float
+    val_bpb: float | None
+    """Final once complete, else the latest streamed value."""
+    tokens: int
+    planned_tokens: int
+    seconds: float
+    tokens_per_second: float | None
+    reason: str
+    created_at: float
+    ended_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudySummary:
+    """How a study stands."""
+
+    name: str
+    description: str
+    state: str
+    """What its owner wants: `running`, `paused`, `stopped`."""
+    finished: bool
+    """The target is reached and nothing runs."""
+    profile: str
+    target: int
+    counts: Counts
+    best: Best | None
+    gpu_seconds: float
+    """Seconds for which devices were held, running ones up to now."""
+    eta_seconds: float | None
+    """None when unknown: nothing has ended yet, or nothing runs."""
+    running: tuple[RunningRun, ...]
+    promotions: tuple[Promotion, ...]
+    axes: tuple[Axis, ...]
+    budget: dict[str, Any]
+    rungs: tuple[float, ...]
+    created_at: float
+    tokens_per_second: float | None
+    """Sum over the runs in hand."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRow:
+    """One trial at its newest attempt."""
+
+    run: int
+    number: int
+    state: str
+    """`running`, `complete`, `pruned`, `diverged`, `stopped`, `failed`."""
+    reason: str
+    attempt: int
+    params: dict[str, Any]
+    final_val_bpb: float | None
+    """Of its Outcome: only complete trials have one."""
+    streamed_val_bpb: float | None
+    progress: float
+    tokens: int
+    seconds: float
+    wall_seconds: float
+    tokens_per_second: float | None
+    train_loss: float | None
+    created_at: float
+    started_at: float | None
+    ended_at: float | None
+    worker: str | None
+    device: str
+    device_name: str
+    stop_requested: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curves:
+    """One metric of many runs, end to end: run i owns the slice offsets[i]:offsets[i + 1]."""
+
+    metric: Metric
+    numbers: tuple[int, ...]
+    states: tuple[str, ...]
+    offsets: NDArray[np.int64]
+    """(runs + 1,)"""
+    progress: NDArray[np.float32]
+    """(points,) share of the budget, in [0, 1]."""
+    values: NDArray[np.float32]
+    """(points,)"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPoints:
+    """Every point of one run, NaN where a point has no such value; all arrays (points,)."""
+
+    step: NDArray[np.float64]
+    tokens: NDArray[np.float64]
+    seconds: NDArray[np.float64]
+    progress: NDArray[np.float64]
+    train_loss: NDArray[np.float64]
+    lr_factor: NDArray[np.float64]
+    tokens_per_second: NDArray[np.float64]
+    val_bpb: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """Something a run said that is no curve point."""
+
+    at: float
+    kind: str
+    """`start`, `notice`, `log`, `end`, `failure`."""
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One execution."""
+
+    number: int
+    attempt: int
+    state: str
+    reason: str
+    worker: str | None
+    created_at: float
+    ended_at: float | None
+    wall_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunDetail:
+    """A trial or a promotion with everything known about it; curve merged over attempts."""
+
+    study: str
+    kind: RunKind
+    number: int
+    row: TrialRow
+    """The newest attempt (of a promotion, too)."""
+    config: dict[str, Any]
+    points: RunPoints
+    messages: tuple[Message, ...]
+    attempts: tuple[Attempt, ...]
+    """Executions of these values, oldest first: of a trial, also those under earlier or later numbers."""
+    versions: dict[str, Any]
+    git_commit: str
+    parameters: int | None
+    peak_memory_bytes: int
+    resumed_step: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Importances:
+    """Share of each searched value in reaching the best trials; empty, with a sentence, where unknown."""
+
+    shares: dict[str, float]
+    trials: int
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activity:
+    """One line of the audit trail."""
+
+    at: float
+    actor: str
+    verb: str
+    detail: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """A worker that said hello."""
+
+    id: str
+    host: str
+    pid: int
+    device: str
+    device_name: str
+    state: str
+    first_seen: float
+    last_seen: float

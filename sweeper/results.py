@@ -1,0 +1,267 @@
+"""The read model: studies, trials, curves and promotions as plain records, in a few queries each.
+
+Nothing here writes. A trial's rows change only while its state is `running`, which is what keeps the
+live page cheap: see `changed_trials` and `curves.CurveStore`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, Select, and_, case, func, or_, select
+
+from sweeper import summary
+from sweeper.curves import CurveStore, merge_attempts, read_points
+from sweeper.errors import SweeperError
+from sweeper.protocol import RunKind
+from sweeper.records import (
+    Activity,
+    Attempt,
+    Curves,
+    Importances,
+    Message,
+    Metric,
+    Promotion,
+    RunDetail,
+    RunPoints,
+    StudySummary,
+    TrialRow,
+    Worker,
+)
+from sweeper.tables import EventRow, MessageRow, OutcomeRow, PromotionRow, RunRow, StudyRow, WorkerRow
+
+Version = tuple[Any, ...]
+"""Equal for as long as nothing about a study changed; comparable for equality only."""
+
+
+class UnknownError(SweeperError):
+    """No such study, trial or promotion."""
+
+
+class Results:
+    """Reads one installation's database. Safe to share between threads."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._curves = CurveStore()
+        self._importances: dict[str, tuple[int, Importances]] = {}
+
+    def studies(self) -> list[StudySummary]:
+        """All studies, the newest first."""
+        with self._engine.connect() as connection:
+            names = connection.scalars(select(StudyRow.name).order_by(StudyRow.created_at.desc())).all()
+        return [self.study(name) for name in names]
+
+    def study(self, name: str) -> StudySummary:
+        """How the study stands.
+
+        Raises:
+            UnknownError: there is no such study.
+        """
+        with self._engine.connect() as connection:
+            return summary.read(connection, _study(connection, name), time.time())
+
+    def version(self, name: str) -> Version:
+        """A cheap mark that differs whenever a row of the study has changed."""
+        with self._engine.connect() as connection:
+            study = _study(connection, name)
+            runs = connection.execute(
+                select(
+                    func.count(),
+                    func.sum(RunRow.last_seq),
+                    func.sum(RunRow.step),
+                    func.sum(case((RunRow.state == "running", 1), else_=0)),
+                    func.sum(case((RunRow.stop_requested != "", 1), else_=0)),
+                ).where(RunRow.study_id == study.id)
+            ).one()
+            promotions = connection.execute(
+                select(PromotionRow.state, func.count())
+                .where(PromotionRow.study_id == study.id)
+                .group_by(PromotionRow.state)
+                .order_by(PromotionRow.state)
+            ).all()
+            events = connection.scalar(select(func.max(EventRow.id)).where(EventRow.study_id == study.id))
+        flat = [value for row in promotions for value in row]
+        return (study.state, study.spec.get("trials"), *(int(v or 0) for v in runs), *flat, events or 0)
+
+    def trials(self, name: str, *, after: int = -1) -> list[TrialRow]:
+        """Trials with a number greater than `after`, ascending, each at its newest attempt."""
+        with self._engine.connect() as connection:
+            query = _newest(_study(connection, name).id, "trial").where(RunRow.number > after)
+            return [_trial(row) for row in connection.execute(query)]
+
+    def changed_trials(self, name: str, *, after_run: int, runs: Collection[int]) -> list[TrialRow]:
+        """Trials whose run id is above `after_run` or in `runs`: given those that were running at the last
+        look, everything that can have changed since."""
+        with self._engine.connect() as connection:
+            query = _newest(_study(connection, name).id, "trial")
+            query = query.where(or_(RunRow.id > after_run, RunRow.id.in_(runs)))
+            return [_trial(row) for row in connection.execute(query)]
+
+    def curves(self, name: str, metric: Metric = "val_bpb") -> Curves:
+        """One metric of all trials over the share of the budget, at most 100 points a trial."""
+        with self._engine.connect() as connection:
+            newest = _newest(_study(connection, name).id, "trial").subquery()
+            query = select(newest.c.id, newest.c.number, newest.c.state).order_by(newest.c.number)
+            runs = [(row.id, row.number, row.state) for row in connection.execute(query)]
+            return self._curves.curves(connection, metric, runs)
+
+    def run(self, name: str, kind: RunKind, number: int) -> RunDetail:
+        """Everything about one trial or promotion.
+
+        Raises:
+            UnknownError: no such study, or no run of that number (a promotion that still waits has none).
+        """
+        with self._engine.connect() as connection:
+            study = _study(connection, name)
+            attempts = connection.execute(_runs(study.id, kind, number)).all()
+            if not attempts:
+                known = "no trial" if kind == "trial" else "no started promotion"
+                raise UnknownError(f"study {name} has {known} number {number}; see the study's page for what it has")
+            newest = attempts[-1]
+            row = connection.execute(_newest(study.id, kind).where(RunRow.id == newest.id)).one()
+            said = connection.execute(
+                select(MessageRow.at, MessageRow.kind, MessageRow.body)
+                .where(MessageRow.run_id.in_([run.id for run in attempts]))
+                .order_by(MessageRow.run_id, MessageRow.seq)
+            )
+            return RunDetail(
+                study=name,
+                kind=kind,
+                number=number,
+                row=_trial(row),
+                config=newest.config,
+                points=_merged(connection, attempts),
+                messages=tuple(Message(at=m.at, kind=m.kind, body=m.body) for m in said),
+                attempts=_kin(connection, study.id, kind, attempts),
+                versions=newest.versions or {},
+                git_commit=newest.git_commit,
+                parameters=newest.parameters,
+                peak_memory_bytes=newest.peak_memory_bytes,
+                resumed_step=newest.resumed_step,
+                step=newest.step,
+            )
+
+    def promotions(self, name: str) -> tuple[Promotion, ...]:
+        """All promotions of the study, ascending."""
+        with self._engine.connect() as connection:
+            return summary.promotions(connection, _study(connection, name).id)
+
+    def promotion_curves(self, name: str) -> dict[int, RunPoints]:
+        """For each promotion that has started, its curve merged over attempts."""
+        with self._engine.connect() as connection:
+            study = _study(connection, name)
+            attempts = connection.execute(_runs(study.id, "promotion")).all()
+            numbers = sorted({run.number for run in attempts})
+            return {n: _merged(connection, [run for run in attempts if run.number == n]) for n in numbers}
+
+    def importances(self, name: str) -> Importances:
+        """Parameter importances, computed anew only when another trial has finished."""
+        from sweeper import importance, space, study  # they bring Optuna: not for every reader
+
+        trials = self.trials(name)
+        finished = sum(t.state in ("complete", "pruned", "diverged") for t in trials)
+        known = self._importances.get(name)
+        if known is None or known[0] != finished:
+            with self._engine.connect() as connection:
+                spec = study.StudySpec.model_validate(_study(connection, name).spec)
+            known = (finished, importance.importances(trials, space.distributions(spec.space)))
+            self._importances[name] = known
+        return known[1]
+
+    def activity(self, name: str, *, limit: int = 30) -> list[Activity]:
+        """The newest lines of the study's audit trail, newest first."""
+        with self._engine.connect() as connection:
+            query = select(EventRow).where(EventRow.study_id == _study(connection, name).id)
+            rows = connection.execute(
+                query.with_only_columns(EventRow.at, EventRow.actor, EventRow.verb, EventRow.detail)
+                .order_by(EventRow.id.desc())
+                .limit(limit)
+            ).all()
+        return [Activity(at=r.at, actor=r.actor, verb=r.verb, detail=r.detail or {}) for r in rows]
+
+    def workers(self) -> list[Worker]:
+        """All workers that ever said hello, the latest seen first."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(select(WorkerRow.__table__).order_by(WorkerRow.last_seen.desc())).all()
+        return [Worker(**row._mapping) for row in rows]
+
+
+def _study(connection: Connection, name: str) -> Row[Any]:
+    row = connection.execute(select(StudyRow.__table__).where(StudyRow.name == name)).one_or_none()
+    if row is None:
+        known = connection.scalars(select(StudyRow.name).order_by(StudyRow.name)).all()
+        raise UnknownError(f"there is no study {name}; known: {', '.join(known) or 'none yet'}")
+    return row
+
+
+def _runs(study_id: int, kind: RunKind, number: int | None = None) -> Select[Any]:
+    query = select(RunRow.__table__).where(RunRow.study_id == study_id, RunRow.kind == kind)
+    query = query if number is None else query.where(RunRow.number == number)
+    return query.order_by(RunRow.number, RunRow.attempt)
+
+
+def _newest(study_id: int, kind: RunKind) -> Select[Any]:
+    """Columns of a TrialRow for the newest attempt of each number, with the outcome at the largest budget."""
+    of_study = and_(RunRow.study_id == study_id, RunRow.kind == kind)
+    newest = select(func.max(RunRow.id)).where(of_study).group_by(RunRow.number)
+    score = (
+        select(OutcomeRow.val_bpb)
+        .where(OutcomeRow.run_id == RunRow.id)
+        .order_by(OutcomeRow.tokens.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    columns = (
+        *(RunRow.id, RunRow.number, RunRow.state, RunRow.reason, RunRow.attempt, RunRow.params),
+        *(RunRow.val_bpb, RunRow.progress, RunRow.tokens, RunRow.seconds, RunRow.wall_seconds),
+        *(RunRow.train_loss, RunRow.created_at, RunRow.started_at, RunRow.ended_at, RunRow.worker),
+        *(RunRow.device, RunRow.device_name, RunRow.stop_requested, score.label("score")),
+    )
+    return select(*columns).where(RunRow.id.in_(newest)).order_by(RunRow.number)
+
+
+def _trial(row: Row[Any]) -> TrialRow:
+    return TrialRow(
+        run=row.id,
+        number=row.number,
+        state=row.state,
+        reason=row.reason,
+        attempt=row.attempt,
+        params=row.params,
+        final_val_bpb=row.score if row.state == "complete" else None,
+        streamed_val_bpb=row.val_bpb,
+        progress=row.progress,
+        tokens=row.tokens,
+        seconds=row.seconds,
+        wall_seconds=row.wall_seconds,
+        tokens_per_second=summary.rate(row),
+        train_loss=row.train_loss,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        worker=row.worker,
+        device=row.device,
+        device_name=row.device_name,
+        stop_requested=row.stop_requested,
+    )
+
+
+def _merged(connection: Connection, attempts: Collection[Row[Any]]) -> RunPoints:
+    started = [run for run in attempts if run.started_at is not None]
+    return merge_attempts((read_points(connection, run.id), run.resumed_step) for run in started)
+
+
+def _kin(connection: Connection, study_id: int, kind: RunKind, attempts: Collection[Row[Any]]) -> tuple[Attempt, ...]:
+    """All attempts of a promotion; of a trial, every run of the study with the same values, as a trial that
+    is tried again gets a number of its own."""
+    runs: Collection[Row[Any]] = attempts
+    if kind == "trial":
+        params = next(iter(attempts)).params
+        query = _runs(study_id, kind).with_only_columns(RunRow.id, RunRow.params)
+        same = [row.id for row in connection.execute(query) if row.params == params]
+        runs = connection.execute(select(RunRow.__table__).where(RunRow.id.in_(same)).order_by(RunRow.id)).all()
+    names = ("number", "attempt", "state", "reason", "worker", "created_at", "ended_at", "wall_seconds")
+    return tuple(Attempt(**{name: getattr(run, name) for name in names}) for run in runs)

@@ -1,0 +1,223 @@
+"""A study as the service runs it: read from its file, resolved for a profile, checked, fingerprinted.
+
+`load` reads the TOML, applies the [cpu] table where the profile asks for it, and checks everything that can
+be checked before a trial runs.  What it returns, a StudySpec, is plain JSON both ways.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from sweeper import study_file
+from sweeper.errors import SweeperError
+from sweeper.space import Value, did_you_mean, resolve
+from sweeper.study_checks import check_corners, check_paths, explain, leaves
+from sweeper.study_file import BUDGET_UNITS, StudyFile
+from sweeper.tokenizers import VOCABULARY_SIZES
+from trainer.config import ConfigError, TrainConfig
+
+Profile = Literal["gpu", "cpu"]
+
+CURVE_FRACTIONS = (0.1, 0.2, 0.45, 0.8)
+"""Shares of the budget that are validated for the curve's sake, beside the rungs."""
+
+COMPATIBLE = {"name", "description", "trials", "promote", "retries", "hang_seconds", "sampler", "pruner"}
+"""What may change once a study has trials; everything else decides what a score means."""
+
+
+class StudySpec(study_file.Common):
+    """A resolved study: one profile, every value in its place."""
+
+    profile: Profile
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+
+    def config(self, params: Mapping[str, Value]) -> dict[str, Any]:
+        """All values of the TrainConfig that these searched values mean, ties, budget and evaluations
+        filled in; `data.path` and `checkpoint.path` are the worker's to fill.
+
+        Raises:
+            SweeperError: a value that does not lie on its axis, an axis without one, or values that no run
+                can have together (`load` has tried the corners).
+        """
+        try:
+            return self._build(params).to_dict()
+        except ConfigError as error:
+            raise SweeperError(f"these values cannot run together: {error}") from error
+
+    def _build(self, params: Mapping[str, Value]) -> TrainConfig:
+        nested = {part: dict(values) for part, values in self.base.items()}
+        for path, value in resolve(self.space, params).items():
+            part, _, key = path.partition(".")
+            nested.setdefault(part, {})[key] = value
+        vocabulary = VOCABULARY_SIZES.get(self.data.tokenizer)
+        if vocabulary is not None:
+            nested.setdefault("model", {}).setdefault("vocab_size", vocabulary)
+        nested["budget"] = {self.budget.unit: getattr(self.budget, self.budget.unit)}
+        nested.setdefault("eval", {})["fractions"] = sorted({*self.budget.rungs, *CURVE_FRACTIONS})
+        return TrainConfig.from_dict(nested)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides what a score means: equal for compatible studies only."""
+        canonical = json.dumps(self._comparable(), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def _comparable(self) -> dict[str, Any]:
+        plain = self.model_dump(mode="json", exclude=COMPATIBLE)
+        # An axis is compared as a whole, in one line.
+        axes = {
+            f'space."{path}"': json.dumps(axis, sort_keys=True) for path, axis in plain.pop("space").items()
+        }
+        return {path: _plain_number(value) for path, value in leaves(plain)} | axes
+
+
+def load(name_or_path: str, profile: Profile) -> StudySpec:
+    """Read and check a study: a path, or the name of a study in ./studies or among the packaged ones.
+
+    Both profiles are checked, whichever is asked for: a mistake in [cpu] shows on the GPU machine too.
+
+    Raises:
+        SweeperError: no such file, no TOML, or anything in it that cannot work; the message has the file,
+            the path, the value, and what was expected.
+    """
+    where, text = _read(name_or_path)
+    try:
+        raw = tomllib.loads(text)
+        StudyFile.model_validate(raw)
+        specs = {name: _resolve_profile(raw, name, Path(where).stem) for name in ("gpu", "cpu")}
+    except tomllib.TOMLDecodeError as error:
+        raise SweeperError(f"{where} is not TOML: {error}") from error
+    except ValidationError as error:
+        raise SweeperError(_at(where, explain(error, StudyFile))) from error
+    except SweeperError as error:
+        raise SweeperError(_at(where, str(error))) from error
+    return specs[profile]
+
+
+def verify(spec: StudySpec) -> None:
+    """Check what the shape alone does not promise: config paths, types, vocabulary, corners of the space.
+
+    Raises:
+        SweeperError: with the path in the study, the value and the expectation.
+    """
+    try:
+        check_paths(spec.base, spec.space)
+        check_corners(spec.space, spec._build)
+    except ValueError as error:
+        raise SweeperError(str(error)) from error
+    vocabulary = VOCABULARY_SIZES.get(spec.data.tokenizer)
+    rows = spec.base.get("model", {}).get("vocab_size")
+    if vocabulary is not None and rows is not None and rows < vocabulary:
+        raise SweeperError(
+            f"base.model.vocab_size must be at least {vocabulary} for the tokenizer {spec.data.tokenizer}, "
+            f"got {rows}; leave it out to have it filled in"
+        )
+
+
+def incompatibilities(old: StudySpec, new: StudySpec) -> list[str]:
+    """What differs between two versions of a study beyond what may change, as `budget.seconds: 20 → 30`;
+    empty when trials of both can be compared."""
+    before, after = old._comparable(), new._comparable()
+    return [
+        f"{path}: {_show(before, path)} → {_show(after, path)}"
+        for path in dict.fromkeys([*before, *after])
+        if before.get(path) != after.get(path)
+    ]
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a study file. Its published copy is written by
+    `sweeper schema > studies/study.schema.json`."""
+    return study_file.json_schema()
+
+
+def available() -> list[str]:
+    """Names of the studies in ./studies and of the packaged ones."""
+    packaged = [Path(entry.name) for entry in importlib.resources.files("studies").iterdir()]
+    return sorted(
+        {path.stem for path in [*Path("studies").glob("*.toml"), *packaged] if path.suffix == ".toml"}
+    )
+
+
+def _read(name_or_path: str) -> tuple[str, str]:
+    """What to call the file in messages, and its text."""
+    path = Path(name_or_path)
+    if path.suffix != ".toml" and len(path.parts) == 1:
+        path = Path("studies", f"{name_or_path}.toml")
+        packaged = importlib.resources.files("studies") / path.name
+        if not path.is_file() and packaged.is_file():
+            return str(path), packaged.read_text(encoding="utf-8")
+    try:
+        return str(path), path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        names = available()
+        raise SweeperError(
+            f"no study {name_or_path!r}: there is no file {path}{did_you_mean(name_or_path, names)}; "
+            f"known studies: {', '.join(names) or 'none'}"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SweeperError(f"cannot read the study file {path}: {error}") from error
+
+
+def _resolve_profile(raw: dict[str, Any], profile: Profile, stem: str) -> StudySpec:
+    values = {"name": stem, **raw}
+    over = values.pop("cpu", {})
+    if profile == "cpu":
+        values = _override(values, over)
+    try:
+        spec = StudySpec.model_validate({**values, "profile": profile})
+        verify(spec)
+    except ValidationError as error:
+        raise SweeperError(_marked(explain(error, StudyFile), profile)) from error
+    except SweeperError as error:
+        raise SweeperError(_marked(str(error), profile)) from error
+    return spec
+
+
+def _at(where: str, message: str) -> str:
+    return "\n".join(f"{where}: {line}" for line in message.splitlines())
+
+
+def _marked(message: str, profile: Profile) -> str:
+    # The GPU profile is the file as written; what fails only in the other comes of its [cpu] table.
+    return message if profile == "gpu" else _at("with [cpu] applied", message)
+
+
+def _override(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """The file's tables with those of [cpu] laid over them."""
+    merged = _merge(values, {key: part for key, part in over.items() if key != "space"})
+    # Axes are replaced whole: half of one and half of another mean nothing.
+    merged["space"] = {**values.get("space", {}), **over.get("space", {})}
+    if any(unit in over.get("budget", {}) for unit in BUDGET_UNITS):
+        kept = {key: value for key, value in values.get("budget", {}).items() if key not in BUDGET_UNITS}
+        merged["budget"] = {**kept, **over["budget"]}
+    for part in ("sampler", "pruner"):
+        if over.get(part, {}).get("type", values.get(part, {}).get("type")) != values.get(part, {}).get(
+            "type"
+        ):
+            merged[part] = over[part]
+    return merged
+
+
+def _merge(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(values)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(values.get(key), dict)
+        merged[key] = _merge(values[key], value) if both else value
+    return merged
+
+
+def _plain_number(value: Any) -> Any:
+    # 2 and 2.0 in a file mean the same.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _show(values: dict[str, Any], path: str) -> str:
+    return str(values[path]) if path in values else "(absent)"

@@ -1,0 +1,229 @@
+"""The shape of a study file: pydantic models, and the JSON Schema that editors check and complete with."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import typing
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    field_validator,
+    model_validator,
+)
+
+from sweeper.protocol import DataSpec
+from sweeper.space import Axis
+from sweeper.study_checks import OWNED
+from trainer.config import config_paths
+
+BUDGET_UNITS = ("seconds", "tokens", "steps")
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class BudgetTable(Strict):
+    """Length of a trial, by one unit, and where trials are compared on the way."""
+
+    seconds: StrictFloat | None = Field(
+        default=None, gt=0, description="Training seconds; validation and compilation do not count."
+    )
+    tokens: StrictInt | None = Field(default=None, gt=0, description="Trained tokens.")
+    steps: StrictInt | None = Field(default=None, gt=0, description="Optimiser steps.")
+    rungs: tuple[StrictFloat, ...] = Field(
+        default=(0.3, 0.6),
+        description="Shares of the budget, ascending in (0, 1), at which trials may be pruned.",
+    )
+
+    @field_validator("rungs")
+    @classmethod
+    def _check_rungs(cls, rungs: tuple[float, ...]) -> tuple[float, ...]:
+        percents = [round(100 * rung) for rung in rungs]  # what Optuna files them under
+        if any(not 0 < rung < 1 for rung in rungs) or any(a >= b for a, b in itertools.pairwise(percents)):
+            raise ValueError("rungs are shares in (0, 1), ascending by at least 0.01")
+        return rungs
+
+
+class Budget(BudgetTable):
+    """A budget with exactly one unit."""
+
+    @model_validator(mode="after")
+    def _check_unit(self) -> Budget:
+        given = [unit for unit in BUDGET_UNITS if getattr(self, unit) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"give exactly one of seconds, tokens, steps; found {' and '.join(given) or 'none'}"
+            )
+        return self
+
+    @property
+    def unit(self) -> str:
+        """`seconds`, `tokens` or `steps`."""
+        return next(unit for unit in BUDGET_UNITS if getattr(self, unit) is not None)
+
+
+class TPESampler(Strict):
+    """Optuna's tree-structured Parzen estimator."""
+
+    type: Literal["tpe"]
+    startup_trials: StrictInt = Field(default=10, ge=0, description="Random trials before the model speaks.")
+    seed: StrictInt | None = Field(default=None, ge=0, description="Left out: drawn anew.")
+
+
+class RandomSampler(Strict):
+    """Independent draws."""
+
+    type: Literal["random"]
+    seed: StrictInt | None = Field(default=None, ge=0, description="Left out: drawn anew.")
+
+
+class HalvingPruner(Strict):
+    """Asynchronous successive halving: only the best 1 / factor of those that reached a rung go on."""
+
+    type: Literal["halving"]
+    factor: StrictInt = Field(default=3, ge=2)
+
+
+class MedianPruner(Strict):
+    """Optuna's: stops a trial whose best value so far is behind the median of completed trials."""
+
+    type: Literal["median"]
+    startup_trials: StrictInt = Field(default=5, ge=1, description="Complete trials before it acts.")
+
+
+class PercentilePruner(Strict):
+    """Optuna's: as median, with another share."""
+
+    type: Literal["percentile"]
+    percentile: StrictFloat = Field(gt=0, lt=100, description="Share of trials that go on, in percent.")
+    startup_trials: StrictInt = Field(default=5, ge=1, description="Complete trials before it acts.")
+
+
+class NoPruner(Strict):
+    """Every trial runs to its end, unless it diverges."""
+
+    type: Literal["none"]
+
+
+Sampler = Annotated[TPESampler | RandomSampler, Field(discriminator="type")]
+Pruner = Annotated[HalvingPruner | MedianPruner | PercentilePruner | NoPruner, Field(discriminator="type")]
+
+
+class Promote(Strict):
+    """How long the full run of a winner is."""
+
+    tokens: StrictStr = Field(
+        default="20x",
+        pattern=r"^[0-9]+(\.[0-9]+)?[KMBx]?$",
+        description="`3B`, `500M`, or `20x` for a multiple of the trial's tokens.",
+    )
+
+    def count(self, trial_tokens: int) -> int:
+        """Tokens of the full run of a trial that trained on `trial_tokens`."""
+        return token_count(self.tokens, trial_tokens)
+
+
+class Common(Strict):
+    """What a study file and a resolved study share."""
+
+    name: StrictStr = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$", max_length=100)
+    description: StrictStr = ""
+    trials: StrictInt = Field(ge=1, description="Finished trials to reach, pruned ones included.")
+    space: dict[str, Axis] = Field(min_length=1, description="Axes by config path.")
+    budget: Budget
+    sampler: Sampler = TPESampler(type="tpe")
+    pruner: Pruner = HalvingPruner(type="halving")
+    base: dict[str, Any] = Field(
+        default_factory=dict, description="Config values that all trials share; the rest keep their defaults."
+    )
+    data: DataSpec = DataSpec(name="small")
+    promote: Promote = Promote()
+    retries: StrictInt = Field(default=2, ge=0, description="Repeats of a trial whose trainer broke.")
+    hang_seconds: StrictFloat = Field(
+        default=120.0, gt=0, description="Silence after which a trainer is killed."
+    )
+
+    @model_validator(mode="after")
+    def _check_pruner(self) -> Common:
+        if not self.budget.rungs and self.pruner.type != "none":
+            raise ValueError('budget.rungs is empty: pruning needs a rung, or pruner = { type = "none" }')
+        return self
+
+
+class CpuTable(Strict):
+    """What changes where there is no GPU: laid over the rest of the file, table by table.
+
+    Of a budget with another unit, an axis, and a sampler or pruner of another type, the whole is replaced.
+    """
+
+    description: StrictStr | None = None
+    trials: StrictInt | None = None
+    space: dict[str, Axis] = {}
+    budget: BudgetTable = BudgetTable()
+    sampler: dict[str, Any] = {}
+    pruner: dict[str, Any] = {}
+    base: dict[str, Any] = {}
+    data: dict[str, Any] = {}
+    promote: dict[str, Any] = {}
+    retries: StrictInt | None = None
+    hang_seconds: StrictFloat | None = None
+
+
+class StudyFile(Common):
+    """A sweeper study. The name is the file's, unless given."""
+
+    cpu: CpuTable = CpuTable()
+
+
+def token_count(text: str, trial_tokens: int) -> int:
+    """Tokens in `3B`, `500M`, `64K`, `4096`, or `20x` (a multiple of the trial's).
+
+    Raises:
+        ValueError: another form, or nothing at all.
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([KMBx]?)", text)
+    if match is None or float(match[1]) == 0:
+        raise ValueError(f"tokens must look like 3B, 500M or 20x (times the trial's), got {text!r}")
+    unit = {"": 1, "K": 1_000, "M": 1_000_000, "B": 1_000_000_000, "x": trial_tokens}[match[2]]
+    return round(float(match[1]) * unit)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a study file, published as studies/study.schema.json; paths are spelled out, so that
+    an editor completes them."""
+    schema = StudyFile.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    paths = {path: hint for path, hint in config_paths().items() if path not in OWNED}
+    schema["$defs"]["Config"] = _config_schema(paths)
+    for part in (schema, schema["$defs"]["CpuTable"]):
+        part["properties"]["base"] |= {"$ref": "#/$defs/Config"}
+        part["properties"]["base"].pop("additionalProperties", None)
+        part["properties"]["space"]["propertyNames"] = {"enum": list(paths)}
+    return schema
+
+
+def _config_schema(paths: dict[str, Any]) -> dict[str, Any]:
+    parts: dict[str, dict[str, Any]] = {}
+    for path, hint in paths.items():
+        part, _, key = path.partition(".")
+        if typing.get_origin(hint) is Literal:
+            kind: dict[str, Any] = {"enum": list(typing.get_args(hint))}
+        else:
+            kind = {"type": {int: "integer", float: "number", bool: "boolean", str: "string"}[hint]}
+        parts.setdefault(part, {})[key] = kind
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            part: {"type": "object", "additionalProperties": False, "properties": keys}
+            for part, keys in parts.items()
+        },
+    }

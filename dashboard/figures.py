@@ -129,7 +129,8 @@ def history(trials: Sequence[TrialRow], theme: Theme) -> Figure:
     if stopped:
         data.append(_stopped_values(stopped, theme))
     split = bool(complete and stopped)
-    x = axis(theme, "trial", rangemode="nonnegative", anchor="y2" if stopped else "y")
+    last = max((t.number for t in trials), default=0)
+    x = axis(theme, "trial", range=[-0.02 * last - 0.5, 1.02 * last + 0.5], anchor="y2" if stopped else "y")
     layout: Figure = {"xaxis": x}
     if complete:
         low, high = robust_range(scores)

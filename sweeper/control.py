@@ -152,8 +152,8 @@ def _state_message(name: str, state: str, running: int) -> str:
     if state == "running":
         return f"study {name} is running again"
     if state == "paused":
-        return f"study {name} is paused; {running} running trials go on to their end"
-    return f"study {name} is stopped; {running} running trials were told to stop"
+        return f"study {name} is paused; trials still running to their end: {running}"
+    return f"study {name} is stopped; running trials told to stop: {running}"
 
 
 def _running_trials(session: Session, study_id: int) -> list[RunRow]:

@@ -75,7 +75,7 @@ class Reaper(threading.Thread):
         while not self._stopping.wait(self._service.settings.lease_seconds / 4):
             try:
                 sweep(self._service)
-            except (SQLAlchemyError, OptunaError) as error:
+            except (SQLAlchemyError, OptunaError, OSError) as error:
                 # The database may be away for a while; the next round finds the same work.
                 log.warning("could not look after the leases: %s", error)
 

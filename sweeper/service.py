@@ -44,7 +44,7 @@ class Service:
         self.settings = settings
         self.now = clock
         self._tables = storage.optuna_tables(engine)
-        self._storage = optuna.storages.get_storage(self._tables)
+        self._storage = optuna.storages.get_storage(self._tables)  # caches finished trials
         self._turns = storage.Turns(engine)
 
     @classmethod

@@ -140,11 +140,6 @@ def migrate(engine: Engine) -> None:
         optuna_tables(engine, create=True).engine.dispose()
 
 
-def optuna_storage(engine: Engine) -> optuna.storages.BaseStorage:
-    """Optuna's storage on the same database, caching finished trials."""
-    return optuna.storages.get_storage(optuna_tables(engine))
-
-
 def optuna_tables(engine: Engine, *, create: bool = False) -> optuna.storages.RDBStorage:
     """Optuna's tables on the same database; `.engine` is its own pool, to be disposed of.
 

@@ -35,10 +35,13 @@ FRAGMENTS = ("summary", "running", "promotions", "activity")
 def render_fragments(study: StudySummary, activity: list[Activity]) -> dict[str, str]:
     """The study page's live pieces by element id."""
     names = short_names(study.axes)
-    return {
-        key: templates.get_template(f"study/{key}.html").render(study=study, activity=activity, names=names)
-        for key in FRAGMENTS
-    }
+    values = {"study": study, "activity": activity, "names": names}
+    return {key: _tight(templates.get_template(f"study/{key}.html").render(values)) for key in FRAGMENTS}
+
+
+def _tight(html: str) -> str:
+    """Without the indentation of the template: these pieces are sent again and again, uncompressed."""
+    return "\n".join(line for line in map(str.strip, html.splitlines()) if line)
 
 
 def shared_feeds(request: Request, results: ResultsDep) -> Feeds:

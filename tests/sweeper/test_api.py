@@ -22,7 +22,7 @@ post = talk.post
 
 @pytest.fixture
 def storage_url(tmp_path: Path, migrated_file: Path) -> str:
-    """One kind of database; test_kills.py has both."""
+    """One kind of database; test_restarts.py has both."""
     shutil.copy(migrated_file, tmp_path / "sweeper.db")
     return f"sqlite:///{tmp_path / 'sweeper.db'}"
 
@@ -120,12 +120,12 @@ def test_control_verbs_say_what_they_did(study_http: httpx.Client) -> None:
     assert verb("/studies/tiny/trials/0/stop") == "trial 0 is taken out of the queue"
     assert "nothing to stop" in verb("/studies/tiny/trials/0/stop", 409)
     assert "no trial 5" in verb("/studies/tiny/trials/5/stop", 404)
-    assert verb("/studies/tiny/pause") == "study tiny is paused; 0 running trials go on to their end"
+    assert verb("/studies/tiny/pause") == "study tiny is paused; trials still running to their end: 0"
     assert verb("/studies/tiny/pause") == "study tiny is paused already"
     assert verb("/studies/tiny/resume") == "study tiny is running again"
     assert post(study_http, "/workers/w1/lease", {})["grant"]["number"] == 1
     assert verb("/studies/tiny/trials/1/stop") == "trial 1 of study tiny is told to stop"
-    assert verb("/studies/tiny/stop") == "study tiny is stopped; 1 running trials were told to stop"
+    assert verb("/studies/tiny/stop") == "study tiny is stopped; running trials told to stop: 1"
     for unknown in ("pause", "resume", "stop", "trials/0/stop", "promotions/0/stop"):
         assert "no study 'other' here; known are: tiny" in verb(f"/studies/other/{unknown}", 404)
 

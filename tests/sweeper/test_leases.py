@@ -190,7 +190,8 @@ def test_figures_of_a_run_follow_its_events(service: Service, clock: Clock) -> N
 
     (run,) = runs(service)
     assert (run.step, run.tokens, run.progress, run.train_loss, run.val_bpb) == (3, 3072, 0.3, 4.2, 3.3)
-    assert (run.device_name, run.parameters, run.started_at) == ("test processor", 1000, pytest.approx(clock(), abs=1))
+    assert (run.device_name, run.parameters) == ("test processor", 1000)
+    assert run.started_at == pytest.approx(clock(), abs=1)
     assert run.wall_seconds == pytest.approx(7, abs=0.1)
 
 

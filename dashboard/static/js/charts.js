@@ -37,7 +37,6 @@ export class Charts {
       observer.observe(box);
     }
     dark.addEventListener("change", () => this.refresh([...this.charts.keys()]));
-    plotly(plotlyAddress).catch(() => {});
   }
 
   refresh(keys) {
@@ -109,6 +108,7 @@ export class Charts {
     for (const name of fresh) this.#place(chart, name, several); // all of them first: each takes its share of the width
     for (const [name, figure] of Object.entries(figures)) {
       await Plotly.react(chart.plots.get(name), figure.data, figure.layout, CONFIG);
+      await new Promise((resolve) => setTimeout(resolve)); // between two plots the page may answer its reader
     }
     for (const name of fresh) {
       chart.plots.get(name).on("plotly_click", (event) => this.#open(event.points[0]?.customdata));

@@ -57,6 +57,15 @@ export function replacePieces(pieces) {
   tellTimes();
 }
 
+// Read a page of this server again and put its live pieces in place.
+export async function readPieces(address) {
+  const answer = await fetch(address, { cache: "no-store" });
+  if (!answer.ok) throw new Error(`${answer.status} ${answer.statusText}`);
+  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const pieces = [...fresh.querySelectorAll("[data-live]")].map((element) => [element.id, element.innerHTML]);
+  replacePieces(Object.fromEntries(pieces));
+}
+
 const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
 const relative = new Intl.RelativeTimeFormat("en", { numeric: "always", style: "short" });
 

@@ -1,8 +1,8 @@
 // The page of one trial or promotion: when its row changes, its pieces are read anew.
 
-import { listen } from "./actions.js";
+import { listen, toast } from "./actions.js";
 import { Charts } from "./charts.js";
-import { follow, replacePieces, tellTimes } from "./live.js";
+import { follow, readPieces, tellTimes } from "./live.js";
 
 const page = document.getElementById("run").dataset;
 const charts = new Charts({
@@ -11,11 +11,7 @@ const charts = new Charts({
 });
 
 async function readAnew() {
-  const answer = await fetch(page.own, { cache: "no-store" });
-  if (!answer.ok) return;
-  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-  const pieces = [...fresh.querySelectorAll("[data-live]")].map((element) => [element.id, element.innerHTML]);
-  replacePieces(Object.fromEntries(pieces));
+  await readPieces(page.own).catch((error) => toast(`This page could not be read anew: ${error.message}`, "problem"));
   charts.refresh(["run", "throughput"]);
 }
 

@@ -2,7 +2,7 @@
 
 import { listen, toast } from "./actions.js";
 import { Charts } from "./charts.js";
-import { follow, replacePieces, tellTimes } from "./live.js";
+import { follow, readPieces, replacePieces, tellTimes } from "./live.js";
 import { TrialTable } from "./table.js";
 
 const page = document.getElementById("study").dataset;
@@ -13,12 +13,8 @@ const TOPICS = {
   promotions: ["promotions"],
 };
 let metric = "val_bpb";
+let charts = null;
 
-const charts = new Charts({
-  plotlyAddress: page.plotly,
-  addressOf: (key, theme) => `${page.path}/figures/${key}?theme=${theme}${key === "curves" ? `&metric=${metric}` : ""}`,
-  trialPath,
-});
 const table = new TrialTable({
   table: document.getElementById("trials"),
   pager: document.getElementById("pager"),
@@ -32,7 +28,7 @@ for (const button of document.querySelectorAll("[data-metric]")) {
   button.addEventListener("click", () => {
     metric = button.dataset.metric;
     for (const other of document.querySelectorAll("[data-metric]")) other.setAttribute("aria-pressed", String(other === button));
-    charts.now("curves");
+    charts?.now("curves");
   });
 }
 
@@ -50,11 +46,23 @@ async function loadTable() {
   return content.cursor;
 }
 
+// The service was restarted, or another replica answers: what it has replaces what is here.
+async function readAnew() {
+  await Promise.all([readPieces(page.path), loadTable()]);
+  offerActions();
+  charts.refresh(Object.values(TOPICS).flat());
+}
+
 async function start() {
   listen();
   offerActions();
   tellTimes();
-  const cursor = await loadTable();
+  const cursor = await loadTable(); // before the charts: Plotly keeps the browser busy for a second
+  charts = new Charts({
+    plotlyAddress: page.plotly,
+    addressOf: (key, theme) => `${page.path}/figures/${key}?theme=${theme}${key === "curves" ? `&metric=${metric}` : ""}`,
+    trialPath,
+  });
   follow({
     path: page.path,
     cursor,
@@ -64,7 +72,7 @@ async function start() {
       table.patch(rows);
       charts.refresh(topics.flatMap((topic) => TOPICS[topic] ?? []));
     },
-    onReset: () => window.location.reload(),
+    onReset: () => readAnew().catch((error) => toast(`This page could not be read anew: ${error.message}`, "problem")),
   });
 }
 

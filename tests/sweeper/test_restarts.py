@@ -1,13 +1,15 @@
-"""Many workers over real HTTP, and a service process that is killed with -9 again and again."""
+"""Many workers over real HTTP, two services on one database, and a service process that is killed with -9 again and again."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,12 @@ import httpx
 import optuna
 import pytest
 
-from sweeper.protocol import API
+from sweeper import control
+from sweeper.protocol import API, NoWork
+from sweeper.service import Service
 from sweeper.settings import Settings
 from tests.sweeper import talk
+from tests.sweeper.conftest import Opener
 
 HELLO = talk.HELLO
 numbered = talk.numbered
@@ -155,3 +160,34 @@ def test_a_service_killed_again_and_again_loses_and_doubles_nothing(settings: Se
     told = subprocess_trials(settings)
     assert [number for number, _ in told] == list(range(30))
     assert {state for _, state in told} == {"COMPLETE"}
+
+
+def test_two_services_on_one_database_at_once(opener: Opener) -> None:
+    services = opener(), opener()
+    control.create_study(services[0], {**talk.SPEC, "trials": 12, "pruner": {"type": "none"}})
+    runs = itertools.count(1)
+
+    def labour(service: Service, worker: str) -> None:
+        talk.join(service, worker)
+        while True:
+            given = talk.ask(service, worker)
+            if isinstance(given, NoWork):
+                if given.reason == "complete":
+                    return
+                time.sleep(0.02)
+            elif next(runs) % 4 == 0:
+                talk.say(service, given, talk.failure("died"))
+            else:
+                talk.say(service, given, *talk.whole(2.5))
+
+    with futures.ThreadPoolExecutor(max_workers=4) as pool:
+        working = [pool.submit(labour, services[n % 2], f"w{n}") for n in range(4)]
+        for future in working:
+            future.result(timeout=120)
+
+    trials = talk.trials(services[0])
+    states = [trial.state.name for trial in trials]
+    assert states.count("COMPLETE") == 12
+    assert set(states) == {"COMPLETE", "FAIL"}
+    repeated = [trial.user_attrs["retry_of"] for trial in trials if "retry_of" in trial.user_attrs]
+    assert len(repeated) == len(set(repeated)), "no failure is repeated twice"

@@ -6,10 +6,12 @@ from typing import Any
 
 import httpx
 from optuna.trial import FrozenTrial
+from sqlalchemy import func, select
 
 from sweeper import handout, ingest, leases
 from sweeper.protocol import Delivery, Goodbye, Grant, Hello, LeaseRequest, NoWork, Numbered, Receipt
 from sweeper.service import Service, find_study, spec_of
+from sweeper.tables import Base, RunRow, StudyRow
 from trainer import events
 
 SPEC: dict[str, Any] = {
@@ -152,3 +154,20 @@ def trials(service: Service, name: str = "tiny") -> list[FrozenTrial]:
 
 def states(service: Service, name: str = "tiny") -> list[str]:
     return [trial.state.name for trial in trials(service, name)]
+
+
+def runs(service: Service) -> list[RunRow]:
+    """All runs, oldest first."""
+    with service.read() as session:
+        return list(session.scalars(select(RunRow).order_by(RunRow.id)))
+
+
+def study_row(service: Service, name: str = "tiny") -> StudyRow:
+    with service.read() as session:
+        return find_study(session, name)
+
+
+def count(service: Service, table: type[Base]) -> int:
+    """Rows of a table."""
+    with service.read() as session:
+        return session.scalar(select(func.count()).select_from(table)) or 0

@@ -1,4 +1,4 @@
-"""Many workers over real HTTP, two services on one database, and a service process that is killed with -9 again and again."""
+"""Many workers over real HTTP, two services on one database, and a service that is killed with -9 again and again."""
 
 from __future__ import annotations
 

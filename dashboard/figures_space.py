@@ -99,7 +99,7 @@ def _scale(searched: Axis) -> dict[str, Any]:
     assert searched.low is not None
     assert searched.high is not None
     low, high = float(searched.low), float(searched.high)
-    ticks: dict[str, Any] = {"nticks": 6}
+    ticks: dict[str, Any] = {"dtick": 1} if searched.integer and high - low <= 12 else {"nticks": 6}
     if searched.scale == "log":
         values = log_ticks(low, high)
         ticks = {"tickvals": values, "ticktext": [f"{value:g}" for value in values]}

@@ -111,7 +111,8 @@ class StudyFeed:
         after_run = -1 if before is None else max((t.run for t in before.trials.values()), default=-1)
         unsettled = [] if before is None else [t.run for t in before.trials.values() if t.state == "running"]
         rows = self._results.changed_trials(self._name, after_run=after_run, runs=unsettled)
-        state = StudyState(summary=self._results.study(self._name), activity=self._results.activity(self._name))
+        activity = self._results.activity(self._name, without=("leased",))  # half of all lines, and shown as running
+        state = StudyState(summary=self._results.study(self._name), activity=activity)
         if before is not None:
             state.trials, state.trial_revisions = dict(before.trials), dict(before.trial_revisions)
             state.topic_revisions = dict(before.topic_revisions)

@@ -92,8 +92,20 @@ def flatten(config: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def detail(values: dict[str, Any]) -> str:
-    """An audit line's detail in one line."""
-    return ", ".join(f"{key} {inner if isinstance(inner, str) else json.dumps(inner)}" for key, inner in values.items())
+    """An audit line's detail in one line, such as `trial 3 · pruned · behind at 30 %`."""
+    told = {key: inner for key, inner in values.items() if key not in INTERNAL and inner not in (None, "")}
+    pieces = []
+    if "kind" in told and "number" in told:
+        pieces.append(f"{told.pop('kind')} {told.pop('number')}")
+    for key, inner in told.items():
+        text = inner if isinstance(inner, str) else json.dumps(inner)
+        pieces.append(text if key in SELF_EXPLAINING else f"{key.replace('_', ' ')} {text}")
+    return " · ".join(pieces)
+
+
+INTERNAL = ("run", "lease")
+"""Row numbers, of no use to a reader."""
+SELF_EXPLAINING = ("state", "reason")
 
 
 FILTERS = {

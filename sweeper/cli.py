@@ -229,14 +229,16 @@ def version() -> None:
 @data_app.command()
 def prepare(
     paths: Annotated[list[Path], typer.Argument(help="Files or folders: .txt, .jsonl, .jsonl.zst, .parquet.")],
-    out: Annotated[Path, typer.Option(help="Folder to create.")],
+    out: Annotated[Path, typer.Option(help="Folder to create; a study's [data] names it.")],
     tokenizer: Annotated[str, typer.Option(help="sweeper1024 or gpt2.")] = "sweeper1024",
+    val: Annotated[list[Path] | None, typer.Option(help="Validation text; left out: drawn from the rest.")] = None,
+    val_fraction: Annotated[float, typer.Option(help="Share of documents drawn for validation.")] = 0.01,
+    column: Annotated[str, typer.Option(help="Field of JSON lines and Parquet that holds the text.")] = "text",
 ) -> None:
-    """Turn text into token shards that a study's [data] can name."""
-    from sweeper import data
+    """Turn text into token shards: streams, so memory stays flat."""
+    from sweeper.commands import preparing
 
-    data.prepare(paths, tokenizer, out)
-    display.say(console, f"prepared {out}")
+    preparing.prepare(paths, tokenizer, out, val or [], val_fraction, column, console)
 
 
 def _parse_assignment(text: str) -> tuple[str, float | int | str | bool]:

@@ -102,8 +102,10 @@ def study_view(summary: Record, finished: list[Record], url: str) -> RenderableT
     """The live picture of a study: counts, what runs, what ended last."""
     counts = summary["counts"]
     told = counts["complete"] + counts["pruned"]
+    bar = Table.grid(expand=True)  # a bar alone ends no line
+    bar.add_row(ProgressBar(total=max(1, summary["target"]), completed=told))
     head = Group(
-        ProgressBar(total=max(1, summary["target"]), completed=told),
+        bar,
         Text(counts_line(summary)),
         Text(best_line(summary), style="bold" if summary["best"] else "dim"),
         Text(f"dashboard: {url}  (Ctrl-C stops cleanly; the same command goes on)", style="dim"),

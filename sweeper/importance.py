@@ -14,7 +14,7 @@ from optuna.trial import create_trial
 
 from sweeper.records import Importances, TrialRow
 
-FEWEST_COMPLETE = 4
+FEWEST_COMPLETE = 3
 FEWEST_FINISHED = 12
 """Below these the best quarter has fewer than three trials and the shares are noise."""
 

@@ -171,10 +171,11 @@ class Results:
             self._importances[name] = known
         return known[1]
 
-    def activity(self, name: str, *, limit: int = 30) -> list[Activity]:
-        """The newest lines of the study's audit trail, newest first."""
+    def activity(self, name: str, *, limit: int = 30, without: Collection[str] = ()) -> list[Activity]:
+        """The newest lines of the study's audit trail, newest first, some verbs left out."""
         with self._engine.connect() as connection:
             query = select(EventRow).where(EventRow.study_id == _study(connection, name).id)
+            query = query.where(EventRow.verb.not_in(without))
             rows = connection.execute(
                 query.with_only_columns(EventRow.at, EventRow.actor, EventRow.verb, EventRow.detail)
                 .order_by(EventRow.id.desc())

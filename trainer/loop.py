@@ -24,6 +24,8 @@ from trainer.optim import Optimizers
 Emit = Callable[[events.Event], None]
 DIVERGENCE_GRACE = 0.1
 """Share of the budget after which a loss above its initial value ends the run."""
+DIVERGED_STEPS = 3
+"""Steps in a row that must lie above it: one batch may be hard, and a short run's tenth is a step or two."""
 MOST_EPOCHS = 4
 """Repetitions of the data that cost next to nothing (Muennighoff et al. 2023, arXiv:2305.16264)."""
 
@@ -123,6 +125,7 @@ class Run:
         self.initial_loss: float | None = None
         self.evaluations_done = 0
         self._saved_at = 0.0
+        self._steps_above = 0
         self._told_of_repetition = False
         self._curve = Curve(config.runtime.log_every_seconds)
         self._unread: deque[tuple[Tensor, int, float]] = deque()
@@ -201,7 +204,9 @@ class Run:
                 raise Diverged(f"train_loss is {loss} at step {step}")
             if self.initial_loss is None:
                 self.initial_loss = loss
-            if progress > DIVERGENCE_GRACE and loss > self.initial_loss:
+            above = progress > DIVERGENCE_GRACE and loss > self.initial_loss
+            self._steps_above = self._steps_above + 1 if above else 0
+            if self._steps_above >= DIVERGED_STEPS:
                 raise Diverged(
                     f"train_loss {loss:.4f} at step {step} ({progress:.0%} of the budget) is above "
                     f"its initial value {self.initial_loss:.4f}"

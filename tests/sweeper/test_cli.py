@@ -152,6 +152,16 @@ def test_a_study_that_pauses_itself_ends_the_launch_with_1(tmp_path):
         installation.close()
 
 
+def test_data_prepare_makes_a_folder_that_a_study_can_name(installation):
+    text = installation.folder / "corpus.txt"
+    text.write_text("One small document of some words.\n" * 50)
+    out = installation.folder / "tokens"
+    result = installation.command("data", "prepare", text, "--val", text, "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert (out / "manifest.json").exists() and (out / "val_000000.bin").exists()
+    assert f'name = "{out}"' in result.stdout and "bytes of text" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

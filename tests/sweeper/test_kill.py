@@ -78,6 +78,7 @@ def test_kill_of_the_service_costs_nothing(installation, service):
     assert again.row.attempt == 1 and again.row.state == "complete"
 
 
+@pytest.mark.slow
 def test_kill_of_service_and_worker_together_loses_nothing(installation, service):
     worker = installation.work()
     until(installation.running, "a trial under way")

@@ -1,0 +1,64 @@
+"""What the terminal shows, rendered to text."""
+
+import dataclasses
+import io
+
+import pytest
+from rich.console import Console
+
+from sweeper import display
+from sweeper.records import Best, Counts, RunningRun, StudySummary
+
+
+def rendered(item):
+    console = Console(file=io.StringIO(), width=120)
+    console.print(item)
+    return console.file.getvalue()
+
+
+@pytest.fixture
+def summary():
+    run = RunningRun(
+        kind="trial", number=7, attempt=1, worker="w", progress=0.41, step=9, tokens=900, seconds=3.0,
+        train_loss=None, val_bpb=None, tokens_per_second=300.0, params={"optim.matrix_lr": 0.02}, started_at=1.0,
+        stop_requested="",
+    )  # fmt: skip
+    study = StudySummary(
+        name="toy", description="", state="running", finished=False, profile="cpu", target=16,
+        counts=Counts(complete=4, pruned=2, running=1, failed=1, waiting=9),
+        best=Best(number=3, val_bpb=1.23456, params={"optim.matrix_lr": 0.012345, "model.num_layers": 4}),
+        gpu_seconds=125.0, eta_seconds=3725.0, running=(run,), promotions=(), axes=(), budget={}, rungs=(),
+        created_at=0.0, tokens_per_second=300.0,
+    )  # fmt: skip
+    return dataclasses.asdict(study)
+
+
+def test_the_live_view_shows_counts_best_and_what_runs(summary):
+    text = rendered(display.study_view(summary, [], "http://here/studies/toy"))
+    assert "6/16 told: 4 complete, 2 pruned · 1 running · 1 failed · GPU-seconds 125 · ETA 1h02m" in text
+    assert "best: trial 3 val_bpb 1.2346 matrix_lr=0.01235 num_layers=4" in text
+    assert "http://here/studies/toy" in text
+    (line,) = [line for line in text.splitlines() if "trial 7" in line]
+    assert "running" in line and "41%" in line and "–" in line
+
+
+def test_a_study_without_a_finished_trial_has_no_best(summary):
+    assert "no trial has finished" in display.best_line(summary | {"best": None})
+    assert "toy" in rendered(display.studies_table([summary | {"best": None}]))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, "–"), (0, "0s"), (59.6, "1m00s"), (185, "3m05s"), (7_800, "2h10m"), (357_000, "4d03h")]
+)
+def test_durations(seconds, text):
+    assert display.duration(seconds) == text
+
+
+def test_counts_of_tokens():
+    assert [display.count(n) for n in (740, 12_340, 3e9)] == ["740", "12.3K", "3B"]
+
+
+def test_text_from_outside_is_printed_as_it_is():
+    console = Console(file=io.StringIO(), width=20)
+    display.say(console, "[red]a list [a, b] and a path that is longer than the terminal is wide[/red]")
+    assert console.file.getvalue() == "[red]a list [a, b] and a path that is longer than the terminal is wide[/red]\n"

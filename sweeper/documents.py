@@ -87,9 +87,7 @@ def read_pieces(path: Path, column: str) -> Iterator[Piece]:
         yield from _read_parquet(path, column)
         return
     with _open(path) as (stream, stored):
-        yield from (
-            _read_text(path, stream, stored) if kind == "text" else _read_jsonl(path, stream, stored, column)
-        )
+        yield from (_read_text(path, stream, stored) if kind == "text" else _read_jsonl(path, stream, stored, column))
 
 
 def split_pieces(text: str) -> tuple[list[str], str]:
@@ -173,9 +171,7 @@ def _read_parquet(path: Path, column: str) -> Iterator[Piece]:
         with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
             names = file.schema_arrow.names
             if column not in names:
-                raise SweeperError(
-                    f"{path} has no column {column!r} but {', '.join(names)}; name one with --column"
-                )
+                raise SweeperError(f"{path} has no column {column!r} but {', '.join(names)}; name one with --column")
             number = 0
             for batch in file.iter_batches(batch_size=64, columns=[column]):
                 for value in batch.column(0):
@@ -215,9 +211,7 @@ def _decode(decoder: codecs.IncrementalDecoder, raw: bytes, final: bool, path: P
 
 def _not_utf8(path: Path, line: int, error: UnicodeDecodeError) -> SweeperError:
     byte = error.object[error.start]
-    return SweeperError(
-        f"{path}, line {line}: not UTF-8 (byte 0x{byte:02x}: {error.reason}); convert the file first"
-    )
+    return SweeperError(f"{path}, line {line}: not UTF-8 (byte 0x{byte:02x}: {error.reason}); convert the file first")
 
 
 @contextmanager

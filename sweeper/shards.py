@@ -162,9 +162,7 @@ def read_shard(path: Path) -> NDArray[np.uint16]:
         raise SweeperError(f"{path} is no token shard: its header does not begin with {MAGIC}, {VERSION}")
     expected = HEADER_BYTES + 2 * int(header[2])
     if path.stat().st_size != expected:
-        raise SweeperError(
-            f"{path} must have {expected:,} bytes by its header, it has {path.stat().st_size:,}"
-        )
+        raise SweeperError(f"{path} must have {expected:,} bytes by its header, it has {path.stat().st_size:,}")
     return np.memmap(path, dtype="<u2", mode="r", offset=HEADER_BYTES)
 
 
@@ -193,9 +191,7 @@ def load_manifest(folder: Path) -> Manifest:
         size = file.stat().st_size if file.is_file() else None
         if size != expected:
             found = "it is missing" if size is None else f"it has {size:,}"
-            raise SweeperError(
-                f"{file} must have {expected:,} bytes, {found}; remove {folder} and prepare it again"
-            )
+            raise SweeperError(f"{file} must have {expected:,} bytes, {found}; remove {folder} and prepare it again")
     if not (folder / TOKEN_BYTES).is_file():
         raise SweeperError(f"{folder / TOKEN_BYTES} is missing; remove {folder} and prepare it again")
     return manifest
@@ -210,9 +206,7 @@ def verify(folder: Path) -> Manifest:
     manifest = load_manifest(folder)
     lengths = np.load(folder / TOKEN_BYTES)
     if lengths.shape != (manifest.vocab_size,):
-        raise SweeperError(
-            f"{folder / TOKEN_BYTES} must hold {manifest.vocab_size} lengths, it has {lengths.shape}"
-        )
+        raise SweeperError(f"{folder / TOKEN_BYTES} must hold {manifest.vocab_size} lengths, it has {lengths.shape}")
     for shard in manifest.shards:
         path = folder / shard.file
         if _sha256(path) != shard.sha256 or len(read_shard(path)) != shard.tokens:

@@ -244,8 +244,7 @@ def check(space: Space, params: Mapping[str, Value]) -> dict[str, Value]:
     for path in params:
         if path not in space:
             raise SweeperError(
-                f"{path} is not searched by this study{did_you_mean(path, space)}; "
-                f"its axes are {', '.join(space)}"
+                f"{path} is not searched by this study{did_you_mean(path, space)}; its axes are {', '.join(space)}"
             )
     missing = [path for path in space if path not in params]
     if missing:
@@ -272,9 +271,7 @@ def resolve(space: Space, params: Mapping[str, Value]) -> dict[str, Value]:
             assert not isinstance(leader, str), f"ties to {path} were checked to be numeric"
             product = leader * ratio
             # Whole products of whole numbers stay ints, so that integer settings can be tied.
-            values[follower] = (
-                int(product) if isinstance(leader, int) and product == int(product) else product
-            )
+            values[follower] = int(product) if isinstance(leader, int) and product == int(product) else product
     return values
 
 

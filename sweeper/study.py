@@ -72,9 +72,7 @@ class StudySpec(study_file.Common):
     def _comparable(self) -> dict[str, Any]:
         plain = self.model_dump(mode="json", exclude=COMPATIBLE)
         # An axis is compared as a whole, in one line.
-        axes = {
-            f'space."{path}"': json.dumps(axis, sort_keys=True) for path, axis in plain.pop("space").items()
-        }
+        axes = {f'space."{path}"': json.dumps(axis, sort_keys=True) for path, axis in plain.pop("space").items()}
         return {path: _plain_number(value) for path, value in leaves(plain)} | axes
 
 
@@ -141,9 +139,7 @@ def json_schema() -> dict[str, Any]:
 def available() -> list[str]:
     """Names of the studies in ./studies and of the packaged ones."""
     packaged = [Path(entry.name) for entry in importlib.resources.files("studies").iterdir()]
-    return sorted(
-        {path.stem for path in [*Path("studies").glob("*.toml"), *packaged] if path.suffix == ".toml"}
-    )
+    return sorted({path.stem for path in [*Path("studies").glob("*.toml"), *packaged] if path.suffix == ".toml"})
 
 
 def _read(name_or_path: str) -> tuple[str, str]:
@@ -199,9 +195,7 @@ def _override(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         kept = {key: value for key, value in values.get("budget", {}).items() if key not in BUDGET_UNITS}
         merged["budget"] = {**kept, **over["budget"]}
     for part in ("sampler", "pruner"):
-        if over.get(part, {}).get("type", values.get(part, {}).get("type")) != values.get(part, {}).get(
-            "type"
-        ):
+        if over.get(part, {}).get("type", values.get(part, {}).get("type")) != values.get(part, {}).get("type"):
             merged[part] = over[part]
     return merged
 

@@ -59,9 +59,7 @@ class Budget(BudgetTable):
     def _check_unit(self) -> Budget:
         given = [unit for unit in BUDGET_UNITS if getattr(self, unit) is not None]
         if len(given) != 1:
-            raise ValueError(
-                f"give exactly one of seconds, tokens, steps; found {' and '.join(given) or 'none'}"
-            )
+            raise ValueError(f"give exactly one of seconds, tokens, steps; found {' and '.join(given) or 'none'}")
         return self
 
     @property
@@ -147,9 +145,7 @@ class Common(Strict):
     data: DataSpec = DataSpec(name="small")
     promote: Promote = Promote()
     retries: StrictInt = Field(default=2, ge=0, description="Repeats of a trial whose trainer broke.")
-    hang_seconds: StrictFloat = Field(
-        default=120.0, gt=0, description="Silence after which a trainer is killed."
-    )
+    hang_seconds: StrictFloat = Field(default=120.0, gt=0, description="Silence after which a trainer is killed.")
 
     @model_validator(mode="after")
     def _check_pruner(self) -> Common:
@@ -223,7 +219,6 @@ def _config_schema(paths: dict[str, Any]) -> dict[str, Any]:
         "type": "object",
         "additionalProperties": False,
         "properties": {
-            part: {"type": "object", "additionalProperties": False, "properties": keys}
-            for part, keys in parts.items()
+            part: {"type": "object", "additionalProperties": False, "properties": keys} for part, keys in parts.items()
         },
     }

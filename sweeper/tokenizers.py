@@ -118,10 +118,7 @@ def train(documents: Iterable[str], vocabulary: int) -> dict[bytes, int]:
         show_progress=False,
     )
     tokenizer.train_from_iterator(documents, trainer)
-    return {
-        bytes(_BYTE_OF_LETTER[letter] for letter in token): rank
-        for token, rank in tokenizer.get_vocab().items()
-    }
+    return {bytes(_BYTE_OF_LETTER[letter] for letter in token): rank for token, rank in tokenizer.get_vocab().items()}
 
 
 def rebuild() -> bytes:

@@ -33,9 +33,7 @@ def source(tmp_path) -> Path:
 def documents(folder: Path, split: shards.Split, tokenizer: str) -> list[str]:
     """The texts of a split, decoded from its shards."""
     manifest = load_manifest(folder)
-    ids = np.concatenate(
-        [read_shard(folder / shard.file) for shard in manifest.shards if shard.split == split]
-    )
+    ids = np.concatenate([read_shard(folder / shard.file) for shard in manifest.shards if shard.split == split])
     assert ids[0] == manifest.separator
     runs = np.split(ids, np.flatnonzero(ids == manifest.separator))[1:]
     return [tokenizers.encoding(tokenizer).decode(run[1:].tolist()) for run in runs]
@@ -82,10 +80,7 @@ def test_the_draw_of_val_does_not_depend_on_order_or_files(source, tmp_path):
     data.prepare([source], "sweeper1024", tmp_path / "a", val_fraction=0.1)
     data.prepare([rows], "sweeper1024", tmp_path / "b", val_fraction=0.1, column="body")
 
-    assert (
-        documents(tmp_path / "a", "val", "sweeper1024")
-        == documents(tmp_path / "b", "val", "sweeper1024")[::-1]
-    )
+    assert documents(tmp_path / "a", "val", "sweeper1024") == documents(tmp_path / "b", "val", "sweeper1024")[::-1]
 
 
 def test_one_long_document_is_drawn_in_parts_and_loses_nothing(tmp_path):
@@ -96,9 +91,7 @@ def test_one_long_document_is_drawn_in_parts_and_loses_nothing(tmp_path):
     manifest = data.prepare([path], "sweeper1024", tmp_path / "out", val_fraction=0.3)
 
     assert manifest.text_bytes("train") + manifest.text_bytes("val") == len(text)
-    parts = documents(tmp_path / "out", "train", "sweeper1024") + documents(
-        tmp_path / "out", "val", "sweeper1024"
-    )
+    parts = documents(tmp_path / "out", "train", "sweeper1024") + documents(tmp_path / "out", "val", "sweeper1024")
     assert all(part in text for part in parts)
     assert manifest.documents("train") + manifest.documents("val") == len(parts) > 1
 
@@ -121,9 +114,7 @@ def test_the_same_data_are_left_and_other_data_are_refused(source, tmp_path):
 
     assert data.prepare([source], "sweeper1024", out, val_fraction=0.1) == first
     assert (out / "manifest.json").stat().st_mtime_ns == written
-    with pytest.raises(
-        SweeperError, match=r"already holds other data .* by sweeper1024\): choose another folder"
-    ):
+    with pytest.raises(SweeperError, match=r"already holds other data .* by sweeper1024\): choose another folder"):
         data.prepare([source], "gpt2", out, val_fraction=0.1)
     with pytest.raises(SweeperError, match="already holds other data"):
         data.prepare([source], "sweeper1024", out, val_fraction=0.2)
@@ -206,9 +197,7 @@ def test_ensure_takes_a_prepared_folder_of_the_right_tokenizer(source, tmp_path)
     data.prepare([source], "gpt2", out, val_paths=[source])
 
     assert data.ensure(str(out), "gpt2", tmp_path) == out
-    with pytest.raises(
-        SweeperError, match="prepared with the tokenizer gpt2, the study asks for sweeper1024"
-    ):
+    with pytest.raises(SweeperError, match="prepared with the tokenizer gpt2, the study asks for sweeper1024"):
         data.ensure(str(out), "sweeper1024", tmp_path)
     with pytest.raises(SweeperError, match="is no prepared data folder"):
         data.ensure("smal", "gpt2", tmp_path)
@@ -298,9 +287,7 @@ def start_preparing(path: Path, out: Path) -> subprocess.Popen[str]:
 
 def write_large(path: Path, megabytes: int) -> None:
     """Documents of about 10 KB; as plain text, one document without any separator."""
-    document = "".join(
-        f"Line {number} of a document, {number * 7919 % 1000} words long.\n" for number in range(250)
-    )
+    document = "".join(f"Line {number} of a document, {number * 7919 % 1000} words long.\n" for number in range(250))
     count = megabytes * 1_000_000 // len(document)
     rows = (f"{number}\n{document}" for number in range(count))
     if path.suffix == ".txt":

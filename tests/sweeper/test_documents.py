@@ -75,9 +75,7 @@ def test_text_without_separators_is_one_document(tmp_path):
 
 def test_separators_need_a_line_of_their_own_and_empty_documents_are_left_out(tmp_path):
     path = tmp_path / "a.txt"
-    path.write_bytes(
-        b"<|endoftext|>\none <|endoftext|>\n<|endoftext|>\r\n\n<|endoftext|>\ntwo\n<|endoftext|>"
-    )
+    path.write_bytes(b"<|endoftext|>\none <|endoftext|>\n<|endoftext|>\r\n\n<|endoftext|>\ntwo\n<|endoftext|>")
 
     assert read(path) == ["one <|endoftext|>", "two"]
 
@@ -121,9 +119,7 @@ def test_a_line_without_end_is_read_in_pieces(filler, tmp_path):
 
 
 @given(
-    st.lists(
-        st.sampled_from(["word", "é", "12", "'s", "!", " ", "  ", "\n", "\n\n", "\r\n", "\t"]), max_size=60
-    )
+    st.lists(st.sampled_from(["word", "é", "12", "'s", "!", " ", "  ", "\n", "\n\n", "\r\n", "\t"]), max_size=60)
     .map("".join)
     .map(lambda text: "w " + text + " w"),
 )

@@ -97,9 +97,7 @@ def test_the_vocabulary_follows_the_tokenizer_unless_the_base_says_more(load):
     assert load(gpt2).config({"optim.matrix_lr": 0.02})["model"]["vocab_size"] == 50_257
     padded = load(gpt2 + "[base.model]\nvocab_size = 50_304")
     assert padded.config({"optim.matrix_lr": 0.02})["model"]["vocab_size"] == 50_304
-    with pytest.raises(
-        SweeperError, match="vocab_size must be at least 50257 for the tokenizer gpt2, got 1024"
-    ):
+    with pytest.raises(SweeperError, match="vocab_size must be at least 50257 for the tokenizer gpt2, got 1024"):
         load(gpt2 + "[base.model]\nvocab_size = 1024")
 
 
@@ -186,8 +184,7 @@ def test_the_cpu_table_is_laid_over_the_rest(load):
         ),
         (HEAD + '[space]\n"optim.momentum" = { uniform = [0.9, 1.0] }', "optim.momentum = 1.0 cannot run"),
         (
-            HEAD
-            + '[space]\n"model.num_layers" = { int = [2, 4], tie = { "optim.newton_schulz_steps" = 0.5 } }',
+            HEAD + '[space]\n"model.num_layers" = { int = [2, 4], tie = { "optim.newton_schulz_steps" = 0.5 } }',
             "newton_schulz_steps must be int, got 1.5",
         ),
         (HEAD + RATE + "[cpu]\ntrial = 3", "cpu.trial: unknown key"),
@@ -212,10 +209,7 @@ def test_all_mistakes_of_the_shape_are_told_at_once(load):
 
 def test_a_clash_between_two_axes_is_found_though_each_corner_runs(load):
     # 8 heads of 256 and 6 of 192 are fine; 6 heads do not divide 256.
-    text = (
-        HEAD
-        + '[space]\n"model.model_dim" = { choice = [192, 256] }\n"model.num_heads" = { choice = [6, 8] }\n'
-    )
+    text = HEAD + '[space]\n"model.model_dim" = { choice = [192, 256] }\n"model.num_heads" = { choice = [6, 8] }\n'
 
     with pytest.raises(SweeperError, match=r"model.model_dim = 256, model.num_heads = 6 cannot run"):
         load(text + "[base.model]\nnum_kv_heads = 2")
@@ -224,9 +218,7 @@ def test_a_clash_between_two_axes_is_found_though_each_corner_runs(load):
 def test_an_unknown_study_names_those_that_there_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    with pytest.raises(
-        SweeperError, match=r"no study 'lr-wd-bacth'.*did you mean 'lr-wd-batch'.*known studies"
-    ):
+    with pytest.raises(SweeperError, match=r"no study 'lr-wd-bacth'.*did you mean 'lr-wd-batch'.*known studies"):
         study.load("lr-wd-bacth", "gpu")
 
 
@@ -234,10 +226,7 @@ def test_only_what_decides_a_score_is_incompatible(load):
     old = load(HEAD + RATE)
     longer = HEAD.replace("10", "20")
     same = load(
-        'description = "new words"\nretries = 0\nhang_seconds = 9\n'
-        + longer
-        + RATE
-        + '[pruner]\ntype = "none"\n'
+        'description = "new words"\nretries = 0\nhang_seconds = 9\n' + longer + RATE + '[pruner]\ntype = "none"\n'
         '[sampler]\ntype = "random"\n[promote]\ntokens = "3B"\n'
     )
     assert study.incompatibilities(old, same) == []
@@ -292,8 +281,6 @@ def test_reading_a_study_imports_neither_optuna_nor_torch():
         "print([name for name in ('optuna', 'torch', 'sqlalchemy') if name in sys.modules])"
     )
 
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
 
     assert done.stdout.strip() == "[]"

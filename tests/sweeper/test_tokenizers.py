@@ -114,9 +114,7 @@ for name in tokenizers.VOCABULARY_SIZES:
     assert tokenizers.encoding(name).decode(tokenizers.encoding(name).encode_ordinary("word")) == "word"
 print([name for name in ("tokenizers", "requests", "torch") if name in sys.modules])
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
 
     assert done.stdout.strip() == "[]"
 

@@ -1,6 +1,6 @@
 """What the dashboard costs at 2,000 trials of 30 points: bytes on the wire and time to answer.
 
-python benchmarks/bench_dashboard.py [TRIALS]
+python -m benchmarks.dashboard [TRIALS]
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from pathlib import Path
 
 import httpx
 from playwright.sync_api import sync_playwright
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.dashboard.conftest import CHROMIUM_ARGUMENTS
 from tests.dashboard.serve import app_over, served

@@ -7,6 +7,9 @@ for) and `manifest.json`.
 
 from __future__ import annotations
 
+import functools
+import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +17,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from trainer.device import memory_bytes
+
 MAGIC, VERSION, HEADER_BYTES = 20240520, 1, 1024
 Tokens = npt.NDArray[np.uint16]
+SHARE_FOR_TOKENS = 0.25
+"""Share of the device's memory that training tokens may take."""
 
 
 class DataError(ValueError):
@@ -53,24 +60,58 @@ def read_split(folder: Path, split: str) -> list[Tokens]:
     return [read_shard(path) for path in paths]
 
 
-def read_token_bytes(folder: Path, vocab_size: int) -> Tensor:
-    """(vocab_size,) int64: bytes of text per token id; ids beyond the tokeniser's stand for 0.
+def read_token_bytes(folder: Path) -> npt.NDArray[np.int64]:
+    """(ids of the tokeniser,): bytes of text per token id.
 
     Raises:
-        DataError: the table is missing, or the tokeniser has more ids than the model's vocabulary.
+        DataError: the table is missing.
     """
     path = folder / "token_bytes.npy"
     if not path.exists():
         raise DataError(f"{path} is missing; `sweeper data prepare` writes it beside the shards")
-    table = np.load(path)
-    if len(table) > vocab_size:
-        raise DataError(
-            f"the data in {str(folder)!r} uses {len(table)} token ids, but model.vocab_size is {vocab_size}; "
-            f"set it to at least {len(table)}"
-        )
-    padded = torch.zeros(vocab_size, dtype=torch.int64)
-    padded[: len(table)] = torch.from_numpy(table.astype(np.int64))
-    return padded
+    table: npt.NDArray[np.int64] = np.load(path).astype(np.int64)
+    return table
+
+
+class TokenStore:
+    """All tokens of a split, on the device where they fit, so that a batch is one gather there.
+
+    Args:
+        shards: of the split; `starts` holds where each begins.
+        device: that batches are wanted on.
+        most_bytes: what the store may take there; a larger split stays memory-mapped on the host.
+    """
+
+    def __init__(self, shards: list[Tokens], device: torch.device, most_bytes: float = math.inf) -> None:
+        self.lengths = [len(shard) for shard in shards]
+        self.starts = np.concatenate(([0], np.cumsum(self.lengths)))
+        self._device = device
+        self._shards = shards
+        self._resident: Tensor | None = None
+        if 2 * int(self.starts[-1]) <= most_bytes:
+            # torch indexes int16 on every device, uint16 on few; `gather` undoes the sign.
+            parts = [torch.from_numpy(np.asarray(shard).astype("<u2").view(np.int16)) for shard in shards]
+            self._resident = torch.cat(parts).to(device)
+
+    def gather(self, begins: npt.NDArray[np.int64], length: int) -> Tensor:
+        """(len(begins), length) int64 on the device: the tokens from each begin on. No shard end is crossed."""
+        if self._resident is not None:
+            offsets = _to_device(torch.from_numpy(begins), self._device)
+            index = offsets[:, None] + torch.arange(length, device=self._device)
+            return self._resident[index].long() & 0xFFFF
+        shard_of = np.searchsorted(self.starts, begins, side="right") - 1
+        rows = [
+            self._shards[shard][begin : begin + length]
+            for shard, begin in zip(shard_of, begins - self.starts[shard_of], strict=True)
+        ]
+        return _to_device(torch.from_numpy(np.stack(rows).astype(np.int64)), self._device)
+
+
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    if device.type != "cuda":
+        return tensor.to(device)
+    # From pinned memory the copy joins the queue; from pageable memory the host would wait for the queue to drain.
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class TrainBatches:
@@ -80,66 +121,95 @@ class TrainBatches:
     never spans two shards. `position`, the count of windows handed out, is all the state there is.
     """
 
-    def __init__(self, shards: list[Tokens], seq_len: int, seed: int) -> None:
-        self._shards = [shard for shard in shards if len(shard) > 2 * seq_len]
-        if not self._shards:
-            longest = max(len(shard) for shard in shards)
+    def __init__(self, store: TokenStore, seq_len: int, seed: int) -> None:
+        # One window a shard is kept back, so that every offset below seq_len leaves the same count.
+        counts = np.maximum(0, (np.array(store.lengths) - 1) // seq_len - 1)
+        if not counts.any():
             raise DataError(
-                f"data.seq_len is {seq_len}, but the longest training shard has {longest} tokens; "
+                f"data.seq_len is {seq_len}, but the longest training shard has {max(store.lengths)} tokens; "
                 f"it needs more than {2 * seq_len}"
             )
-        # One window a shard is kept back, so that every offset below seq_len leaves the same count.
-        self._counts = np.array([(len(shard) - 1) // seq_len - 1 for shard in self._shards])
-        self._starts = np.concatenate(([0], np.cumsum(self._counts)))
+        self._store = store
+        self._begins = np.concatenate(
+            [start + seq_len * np.arange(count) for start, count in zip(store.starts, counts, strict=False)]
+        ).astype(np.int64)
         self._seq_len = seq_len
         self._seed = seed
         self._epoch = -1
         self._order = np.empty(0, dtype=np.int64)
-        self._offset = 0
         self.position = 0
 
     @property
     def epoch(self) -> int:
         """Full passes over the data so far."""
-        return self.position // int(self._starts[-1])
+        return self.position // len(self._begins)
 
     def take(self, sequences: int) -> tuple[Tensor, Tensor]:
-        """The next inputs and targets, each (sequences, T) int64 on the CPU."""
-        rows = np.stack([self._window(self.position + i) for i in range(sequences)])
-        self.position += sequences
-        tokens = torch.from_numpy(rows.astype(np.int64))
+        """The next inputs and targets, each (sequences, T) int64 on the device of the store."""
+        begins = []
+        while sequences > 0:
+            index = self.position % len(self._begins)
+            part = self._epoch_order(self.epoch)[index : index + sequences]
+            begins.append(part)
+            self.position += len(part)
+            sequences -= len(part)
+        tokens = self._store.gather(np.concatenate(begins), self._seq_len + 1)
         return tokens[:, :-1], tokens[:, 1:]
 
-    def _window(self, position: int) -> Tokens:
-        epoch, index = divmod(position, int(self._starts[-1]))
+    def _epoch_order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """Where each window of the epoch begins, in the order of their use."""
         if epoch != self._epoch:
             generator = np.random.default_rng((self._seed, epoch))
+            offset = int(generator.integers(self._seq_len))
+            self._order = self._begins[generator.permutation(len(self._begins))] + offset
             self._epoch = epoch
-            self._offset = int(generator.integers(self._seq_len))
-            self._order = generator.permutation(self._starts[-1])
-        window = int(self._order[index])
-        shard = int(np.searchsorted(self._starts, window, side="right")) - 1
-        begin = self._offset + (window - int(self._starts[shard])) * self._seq_len
-        row: Tokens = self._shards[shard][begin : begin + self._seq_len + 1]
-        return row
+        return self._order
 
 
-def validation_windows(shards: list[Tokens], seq_len: int, tokens: int) -> Tokens:
-    """(windows, T + 1): the validation stream cut into windows that do not overlap, as the baseline does.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corpus:
+    """A prepared folder, opened on a device."""
+
+    train: TokenStore
+    val: TokenStore
+    token_bytes: npt.NDArray[np.int64]
+    """(ids of the tokeniser,) bytes of text that each token stands for."""
+
+
+def open_corpus(folder: Path, device: torch.device) -> Corpus:
+    """Open a prepared folder; the last one stays open, so that the next run of this process has it at once.
+
+    Raises:
+        DataError: the folder, its shards or its table of bytes are missing or damaged.
+    """
+    files = sorted(path for pattern in ("*.bin", "*.npy") for path in folder.glob(pattern))
+    return _open(folder, device, tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files))
+
+
+@functools.lru_cache(maxsize=1)
+def _open(folder: Path, device: torch.device, signature: tuple[tuple[str, int, int], ...]) -> Corpus:
+    train, val = read_split(folder, "train"), read_split(folder, "val")
+    return Corpus(
+        train=TokenStore(train, device, SHARE_FOR_TOKENS * memory_bytes(device)),
+        val=TokenStore(val, device),
+        token_bytes=read_token_bytes(folder),
+    )
+
+
+def validation_begins(stream_tokens: int, seq_len: int, wanted_tokens: int) -> npt.NDArray[np.int64]:
+    """Where the validation windows begin: the stream cut into windows that do not overlap, as the baseline does.
 
     Args:
-        shards: of the validation split; read as one stream.
-        seq_len: T.
-        tokens: how many to use, rounded down to whole windows and spread evenly over the stream; 0 uses all.
+        stream_tokens: of the validation split, read as one stream.
+        seq_len: T; a window is T + 1 tokens, of which the last T are targets.
+        wanted_tokens: how many to score, rounded down to whole windows and spread evenly over the stream; 0 is all.
 
     Raises:
         DataError: the stream is shorter than one window.
     """
-    stream = np.concatenate(shards)
-    available = (len(stream) - 1) // seq_len
+    available = (stream_tokens - 1) // seq_len
     if available < 1:
-        raise DataError(f"data.seq_len is {seq_len}, but the validation split has only {len(stream)} tokens")
-    wanted = available if tokens == 0 else min(available, max(1, tokens // seq_len))
-    begins = np.arange(wanted) * available // wanted * seq_len
-    windows: Tokens = stream[begins[:, None] + np.arange(seq_len + 1)]
-    return windows
+        raise DataError(f"data.seq_len is {seq_len}, but the validation split has only {stream_tokens} tokens")
+    wanted = available if wanted_tokens == 0 else min(available, max(1, wanted_tokens // seq_len))
+    begins: npt.NDArray[np.int64] = np.arange(wanted) * available // wanted * seq_len
+    return begins

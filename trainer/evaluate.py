@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainer.data import DataError, Tokens
+from trainer.data import Corpus, DataError, validation_begins
+
+IGNORED = -100
+"""Target that cross_entropy leaves out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,47 +28,70 @@ class Score:
 
 
 class Validator:
-    """Scores a model on fixed windows.
+    """Scores a model on fixed windows of a corpus; each target once, with the context inside its window.
 
     Args:
-        windows: (W, T + 1) tokens; every target is scored once, with the context inside its window.
-        token_bytes: (vocab,) bytes of text that each token stands for.
-        batch_sequences: windows a forward pass.
-        device: of the model.
+        corpus: whose validation split is scored.
+        seq_len: targets a window.
+        tokens: how many to score; 0 is all. See `validation_begins`.
+        batch_sequences: windows a forward pass. The last pass is filled up with ignored targets: one shape for all.
+        device: of corpus and model.
 
     Raises:
-        DataError: the targets stand for no bytes at all, so that bits per byte mean nothing.
+        DataError: too few tokens, or targets that stand for no bytes at all, so that bits per byte mean nothing.
     """
 
-    def __init__(self, windows: Tokens, token_bytes: Tensor, batch_sequences: int, device: torch.device) -> None:
-        self._windows = windows
-        self._batch_sequences = batch_sequences
-        self._device = device
-        targets = torch.from_numpy(windows[:, 1:].astype("int64"))
-        self._bytes = int(token_bytes[targets].sum())
-        self._tokens = targets.numel()
+    def __init__(
+        self, corpus: Corpus, *, seq_len: int, tokens: int, batch_sequences: int, device: torch.device
+    ) -> None:
+        self._store = corpus.val
+        self._begins = validation_begins(int(corpus.val.starts[-1]), seq_len, tokens)
+        self._length = seq_len + 1
+        self._batch_sequences = min(batch_sequences, len(self._begins))
+        self.tokens = len(self._begins) * seq_len
+        table = torch.from_numpy(corpus.token_bytes).to(device)
+        self._bytes = sum(int(table[targets[targets != IGNORED]].sum()) for _, targets, _ in self._batches())
         if self._bytes == 0:
             raise DataError("the validation tokens stand for 0 bytes of text: token_bytes.npy does not fit the shards")
 
-    @torch.no_grad()
     def score(self, model: nn.Module, should_stop: Callable[[], bool]) -> Score | None:
         """The model's score, or None when asked to stop on the way."""
-        model.eval()
-        nats = torch.zeros((), dtype=torch.float64)
-        for begin in range(0, len(self._windows), self._batch_sequences):
-            if should_stop():
-                model.train()
-                return None
-            rows = torch.from_numpy(self._windows[begin : begin + self._batch_sequences].astype("int64"))
-            rows = rows.to(self._device)
-            loss = model(rows[:, :-1], rows[:, 1:])
-            nats += loss.cpu().double() * (rows.size(0) * (rows.size(1) - 1))
+        losses, weights = [], []
+        with evaluating(model):
+            for inputs, targets, scored in self._batches():
+                if should_stop():
+                    return None
+                losses.append(model(inputs, targets))
+                weights.append(scored)
+        nats = float(torch.stack(losses).cpu().double() @ torch.tensor(weights, dtype=torch.float64))
+        return Score(val_loss=nats / self.tokens, val_bpb=bits_per_byte(nats, self._bytes), tokens=self.tokens)
+
+    def warm_up(self, model: nn.Module) -> None:
+        """One forward pass, for what it compiles and allocates."""
+        with evaluating(model):
+            inputs, targets, _ = next(self._batches())
+            model(inputs, targets)
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """Inputs and targets, each (batch_sequences, T), and how many of the targets count."""
+        for first in range(0, len(self._begins), self._batch_sequences):
+            begins = self._begins[first : first + self._batch_sequences]
+            filler = np.repeat(begins[:1], self._batch_sequences - len(begins))
+            rows = self._store.gather(np.concatenate((begins, filler)), self._length)
+            targets = rows[:, 1:].clone()
+            targets[len(begins) :] = IGNORED
+            yield rows[:, :-1], targets, len(begins) * (self._length - 1)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """No gradients, and the model in evaluation mode, for the block."""
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
         model.train()
-        return Score(
-            val_loss=nats.item() / self._tokens,
-            val_bpb=bits_per_byte(nats.item(), self._bytes),
-            tokens=self._tokens,
-        )
 
 
 def bits_per_byte(nats: float, text_bytes: int) -> float:

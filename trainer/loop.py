@@ -16,7 +16,7 @@ from trainer import accumulate, checkpoint, device, events, schedule
 from trainer.clock import Clock
 from trainer.config import ConfigError, TrainConfig
 from trainer.curve import Curve
-from trainer.data import DataError, TrainBatches, read_split, read_token_bytes, validation_windows
+from trainer.data import Corpus, DataError, TrainBatches, open_corpus
 from trainer.evaluate import Score, Validator
 from trainer.models.gpt import GPT
 from trainer.optim import Optimizers
@@ -53,8 +53,9 @@ def train(config: TrainConfig, emit: Emit, should_stop: Callable[[], bool]) -> N
     run: Run | None = None
     try:
         run = Run(config, emit, should_stop)
-        run.prepare(began)
-        run.to_the_end()
+        with device.fast_attention(run.device):
+            run.prepare(began)
+            run.to_the_end()
         reason, detail = "complete", ""
     except Stopped:
         reason, detail = "stopped", ""
@@ -91,34 +92,31 @@ class Run:
         self.should_stop = should_stop
         self.device = device.choose(config.runtime.device)
         device.reset_peak_memory(self.device)
+        corpus = self._open_corpus()
         torch.manual_seed(config.seeds.init)
         self.model = GPT(config.model, device.compute_dtype(self.device)).to(self.device)
         if config.runtime.compile == "on" or (config.runtime.compile == "auto" and self.device.type == "cuda"):
             self.model.compile_blocks()
         self.optimizers = Optimizers(self.model, config.optim)
         self.clock = Clock(config.budget, config.data.batch_tokens, self.device)
-        folder = Path(config.data.path)
-        if not config.data.path:
-            raise DataError("data.path is empty; it names a folder that `sweeper data prepare` wrote")
         seq_len = config.data.seq_len
-        limit = config.data.micro_batch_tokens or accumulate.DEFAULT_MICRO_BATCH_TOKENS[self.device.type]
-        self.batches = TrainBatches(read_split(folder, "train"), seq_len, config.seeds.data)
+        self.batches = TrainBatches(corpus.train, seq_len, config.seeds.data)
         self.accumulator = accumulate.Accumulator(
             self.model,
             self.batches,
             sequences=config.data.batch_tokens // seq_len,
-            largest_micro_sequences=max(1, limit // seq_len),
+            largest_micro_sequences=accumulate.largest_micro_sequences(config, self.device),
+            shape=(config.model, seq_len),
             device=self.device,
             notify=lambda message: emit(events.Notice(message=message)),
         )
-        token_bytes = read_token_bytes(folder, config.model.vocab_size)
-        val_shards = read_split(folder, "val")
         self.validate_rung, self.validate_final = (
             Validator(
-                validation_windows(val_shards, seq_len, tokens),
-                token_bytes,
-                max(1, limit // seq_len),
-                self.device,
+                corpus,
+                seq_len=seq_len,
+                tokens=tokens,
+                batch_sequences=self.accumulator.micro_sequences,
+                device=self.device,
             )
             for tokens in (config.eval.val_tokens, config.eval.final_val_tokens)
         )
@@ -129,6 +127,19 @@ class Run:
         self._told_of_repetition = False
         self._curve = Curve(config.runtime.log_every_seconds)
         self._unread: deque[tuple[Tensor, int, float]] = deque()
+
+    def _open_corpus(self) -> Corpus:
+        folder, vocab_size = self.config.data.path, self.config.model.vocab_size
+        if not folder:
+            raise DataError("data.path is empty; it names a folder that `sweeper data prepare` wrote")
+        corpus = open_corpus(Path(folder), self.device)
+        if len(corpus.token_bytes) > vocab_size:
+            ids = len(corpus.token_bytes)
+            raise DataError(
+                f"the data in {folder!r} uses {ids} token ids, but model.vocab_size is {vocab_size}; "
+                f"set it to at least {ids}"
+            )
+        return corpus
 
     def prepare(self, began: float) -> None:
         """Warm up, resume from a checkpoint if there is one, and say Start."""
@@ -264,6 +275,8 @@ class Run:
         for _ in range(self.config.runtime.warmup_steps):
             self.accumulator.run()
             self.optimizers.step(lr_factor=1.0, momentum=self.config.optim.momentum)
+        for validator in (self.validate_rung, self.validate_final):
+            validator.warm_up(self.model)
         self.model.load_state_dict(weights)
         self.optimizers = Optimizers(self.model, self.config.optim)
         self.batches.position = 0

@@ -36,7 +36,8 @@ def orthogonalize(matrices_NRC: Tensor, steps: int) -> Tensor:
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        # The sums ride along in the products: a·x + (b·gram + c·gram²) x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     result: Tensor = x.mT if tall else x
     return result
 

@@ -6,11 +6,22 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trainer.conftest import write_shard
-from trainer.data import DataError, TrainBatches, read_shard, read_split, read_token_bytes, validation_windows
+from trainer.data import (
+    DataError,
+    TokenStore,
+    TrainBatches,
+    open_corpus,
+    read_shard,
+    read_split,
+    validation_begins,
+)
+
+CPU = torch.device("cpu")
 
 
 def test_a_shard_is_read_back(tmp_path):
@@ -36,12 +47,6 @@ def test_missing_shards_say_what_writes_them(tmp_path):
         read_split(tmp_path, "train")
 
 
-def test_a_vocabulary_smaller_than_the_tokenisers_is_refused(folder):
-    with pytest.raises(DataError, match=r"64 token ids, but model\.vocab_size is 32"):
-        read_token_bytes(folder, 32)
-    assert read_token_bytes(folder, 100).tolist() == [2] * 64 + [0] * 36
-
-
 @settings(deadline=None, max_examples=30)
 @given(
     lengths=st.lists(st.integers(10, 200), min_size=1, max_size=4),
@@ -53,7 +58,7 @@ def test_an_epoch_visits_windows_of_one_shard_without_overlap(lengths, seq_len, 
         return
     starts = np.cumsum([0, *lengths])
     shards = [np.arange(a, b).astype(np.uint16) for a, b in itertools.pairwise(starts)]
-    batches = TrainBatches(shards, seq_len, seed)
+    batches = TrainBatches(TokenStore(shards, CPU), seq_len, seed)
     windows = sum((n - 1) // seq_len - 1 for n in lengths if n > 2 * seq_len)
     inputs, targets = batches.take(windows)
 
@@ -62,20 +67,35 @@ def test_an_epoch_visits_windows_of_one_shard_without_overlap(lengths, seq_len, 
 
 
 def test_order_is_a_function_of_seed_and_position(folder):
-    shards = read_split(folder, "train")
-    whole = TrainBatches(shards, 16, seed=7)
+    store = TokenStore(read_split(folder, "train"), CPU)
+    whole = TrainBatches(store, 16, seed=7)
     first, second = whole.take(2000)[0], whole.take(500)[0]
-    resumed = TrainBatches(shards, 16, seed=7)
+    resumed = TrainBatches(store, 16, seed=7)
     resumed.position = 2000
     assert (resumed.take(500)[0] == second).all()
-    assert (TrainBatches(shards, 16, seed=8).take(2000)[0] != first).any()
+    assert (TrainBatches(store, 16, seed=8).take(2000)[0] != first).any()
+
+
+def test_a_store_that_does_not_fit_reads_the_same_tokens_from_the_host():
+    shards = [np.arange(40_000, 40_100).astype(np.uint16), np.arange(60_000, 60_050).astype(np.uint16)]
+    begins = np.array([0, 90, 100, 140])
+    resident, mapped = TokenStore(shards, CPU).gather(begins, 10), TokenStore(shards, CPU, 100).gather(begins, 10)
+    assert torch.equal(resident, mapped)
+    assert resident[:, 0].tolist() == [40_000, 40_090, 60_000, 60_040]
 
 
 def test_validation_windows_cover_the_stream_once():
-    stream = np.arange(1003).astype(np.uint16)
-    windows = validation_windows([stream[:500], stream[500:]], 100, 0)
-    assert windows[:, 1:].ravel().tolist() == list(range(1, 1001))
-    some = validation_windows([stream], 100, 350)
-    assert some[:, 0].tolist() == [0, 300, 600]
+    assert validation_begins(1003, 100, 0).tolist() == list(range(0, 1000, 100))
+    assert validation_begins(1003, 100, 350).tolist() == [0, 300, 600]
     with pytest.raises(DataError, match="only 50 tokens"):
-        validation_windows([stream[:50]], 100, 0)
+        validation_begins(50, 100, 0)
+
+
+def test_a_corpus_stays_open_until_its_files_change(folder):
+    first = open_corpus(folder, CPU)
+    assert open_corpus(folder, CPU) is first
+    write_shard(folder / "val_000000.bin", np.arange(500) % 64)
+    assert open_corpus(folder, CPU).val.lengths == [500]
+    (folder / "token_bytes.npy").unlink()
+    with pytest.raises(DataError, match="sweeper data prepare"):
+        open_corpus(folder, CPU)

@@ -26,16 +26,17 @@ class Attention(nn.Module):
         self.out_proj = Linear(config.model_dim, config.model_dim, zero=True)
         self.q_gain = nn.Parameter(torch.full((config.num_heads,), config.qk_gain_init))
 
-    def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x_BTD: Tensor, scale: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         batch, length, _ = x_BTD.shape
-        q, k, v = (
-            projection(x_BTD).view(batch, length, -1, self.head_dim).transpose(1, 2)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        q = rotate(rms_norm(q), cos, sin) * self.q_gain.to(q.dtype)[:, None, None]
+        projections = (self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
+        # One product for all three: apart, the narrow ones are bound by memory. Muon still sees them apart.
+        qkv = F.linear(x_BTD, torch.cat(projections).to(x_BTD.dtype)).view(batch, length, -1, self.head_dim)
+        heads = [weight.size(0) // self.head_dim for weight in projections]
+        q, k, v = torch.split(qkv, heads, dim=2)
+        q = rotate(rms_norm(q), cos, sin) * self.q_gain.to(q.dtype)[:, None]
         k = rotate(rms_norm(k), cos, sin)
         attended = causal_attention(q, k, v)
-        projected: Tensor = self.out_proj(attended.transpose(1, 2).reshape(batch, length, -1))
+        projected: Tensor = self.out_proj(attended.reshape(batch, length, -1), scale)
         return projected
 
 
@@ -48,13 +49,16 @@ class MLP(nn.Module):
         self.fc = Linear(config.model_dim, hidden)
         self.proj = Linear(hidden, config.model_dim, zero=True)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        projected: Tensor = self.proj(F.relu(self.fc(x_BTD)).square())
+    def forward(self, x_BTD: Tensor, scale: Tensor) -> Tensor:
+        projected: Tensor = self.proj(F.relu(self.fc(x_BTD)).square(), scale)
         return projected
 
 
 class Block(nn.Module):
-    """Mix the stream with the embedding x0, then attention and MLP, each scaled per channel and added."""
+    """Add the skip, mix the stream with the embedding x0, then attention and MLP, each scaled per channel and added.
+
+    The skip is added in here, not by the caller, so that a compiled block fuses it with the norm.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -64,13 +68,23 @@ class Block(nn.Module):
         self.attn_scale = nn.Parameter(torch.ones(config.model_dim))
         self.mlp_scale = nn.Parameter(torch.ones(config.model_dim))
 
-    def forward(self, x_BTD: Tensor, x0_BTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(
+        self,
+        x_BTD: Tensor,
+        x0_BTD: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        skip_BTD: Tensor | None = None,
+        skip_weight: Tensor | None = None,
+    ) -> Tensor:
+        if skip_BTD is not None and skip_weight is not None:
+            x_BTD = x_BTD + skip_weight.to(x_BTD.dtype) * skip_BTD
         mix = self.resid_mix.to(x_BTD.dtype)
         x = mix[0] * x_BTD + mix[1] * x0_BTD
-        attended: Tensor = self.attention(rms_norm(x), cos, sin)
-        x = x + self.attn_scale.to(x.dtype) * attended
-        expanded: Tensor = self.mlp(rms_norm(x))
-        return x + self.mlp_scale.to(x.dtype) * expanded
+        attended: Tensor = self.attention(rms_norm(x), self.attn_scale, cos, sin)
+        x = x + attended
+        expanded: Tensor = self.mlp(rms_norm(x), self.mlp_scale)
+        return x + expanded
 
 
 class Head(nn.Module):
@@ -114,8 +128,9 @@ class GPT(nn.Module):
         pushed: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             if index >= self.pushes and pushed:
-                x = x + self.skip_weights[index - self.pushes].to(x.dtype) * pushed.pop()
-            x = block(x, x0, cos, sin)
+                x = block(x, x0, cos, sin, pushed.pop(), self.skip_weights[index - self.pushes])
+            else:
+                x = block(x, x0, cos, sin)
             if index < self.pushes:
                 pushed.append(x)
         weight = self.embedding.weight if self.lm_head is None else self.lm_head.weight

@@ -24,7 +24,13 @@ def installation(tmp_path, monkeypatch):
     made.close()
 
 
+def children():
+    """Ids of every process below this one."""
+    return {child.pid for child in descendants(psutil.Process().pid)}
+
+
 def test_service_and_worker_that_die_are_replaced_and_nothing_waits_for_a_lease_to_expire(installation):
+    strangers = children()  # a database server or a browser of other tests
     service = hosting.Service(installation.settings)
     hands = None
     try:
@@ -45,7 +51,7 @@ def test_service_and_worker_that_die_are_replaced_and_nothing_waits_for_a_lease_
         until(lambda: not hands.alive, "the workers to leave")
         assert hands.check() == []
     finally:
-        family = [child.pid for child in descendants(psutil.Process().pid)]
+        family = children() - strangers
         if hands:
             hands.stop()
         service.stop()

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from trainer.config import ModelConfig
 from trainer.models.parts import Linear, causal_attention, rms_norm, rotary_tables, rotate
 
+if torch.cuda.is_available():  # builds of torch without CUDA come without Triton
+    from trainer.models import relu2_kernel, rotate_kernel
+
 
 class Attention(nn.Module):
     """Grouped-query causal attention; q and k are RMS-normed per head, rotated, q scaled by a learned gain."""
@@ -19,6 +22,7 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.head_dim = config.model_dim // config.num_heads
+        self.kernel = False
         kv_dim = config.num_kv_heads * self.head_dim
         self.q_proj = Linear(config.model_dim, config.model_dim)
         self.k_proj = Linear(config.model_dim, kv_dim)
@@ -27,17 +31,20 @@ class Attention(nn.Module):
         self.q_gain = nn.Parameter(torch.full((config.num_heads,), config.qk_gain_init))
 
     def forward(self, x_BTD: Tensor, scale: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        batch, length, _ = x_BTD.shape
-        projections = (self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
         # One product for all three: apart, the narrow ones are bound by memory. Muon still sees them apart.
-        qkv = F.linear(x_BTD, torch.cat(projections).to(x_BTD.dtype)).view(batch, length, -1, self.head_dim)
-        heads = [weight.size(0) // self.head_dim for weight in projections]
-        q, k, v = torch.split(qkv, heads, dim=2)
-        q = rotate(rms_norm(q), cos, sin) * self.q_gain.to(q.dtype)[:, None]
-        k = rotate(rms_norm(k), cos, sin)
-        attended = causal_attention(q, k, v)
-        projected: Tensor = self.out_proj(attended.reshape(batch, length, -1), scale)
+        weight = torch.cat((self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)).to(x_BTD.dtype)
+        if self.kernel:
+            q, k, v = rotate_kernel.rotated_heads(x_BTD, weight, self.q_gain, cos, sin)
+        else:
+            q, k, v = self._heads(F.linear(x_BTD, weight), cos, sin)
+        projected: Tensor = self.out_proj(causal_attention(q, k, v).flatten(2), scale)
         return projected
+
+    def _heads(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        heads = [projection.weight.size(0) // self.head_dim for projection in (self.q_proj, self.k_proj, self.v_proj)]
+        q, k, v = torch.split(qkv.view(*qkv.shape[:2], -1, self.head_dim), heads, dim=2)
+        q = rotate(rms_norm(q), cos, sin) * self.q_gain.to(q.dtype)[:, None]
+        return q, rotate(rms_norm(k), cos, sin), v
 
 
 class MLP(nn.Module):
@@ -46,10 +53,14 @@ class MLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         hidden = int(config.mlp_mult * config.model_dim)
+        self.kernel = False
         self.fc = Linear(config.model_dim, hidden)
         self.proj = Linear(hidden, config.model_dim, zero=True)
 
     def forward(self, x_BTD: Tensor, scale: Tensor) -> Tensor:
+        if self.kernel:
+            weights = self.fc.weight.to(x_BTD.dtype), (scale[:, None] * self.proj.weight).to(x_BTD.dtype)
+            return relu2_kernel.squared_relu_mlp(x_BTD.flatten(0, 1), *weights).view_as(x_BTD)
         projected: Tensor = self.proj(F.relu(self.fc(x_BTD)).square(), scale)
         return projected
 
@@ -138,7 +149,27 @@ class GPT(nn.Module):
         return loss
 
     def compile_blocks(self) -> None:
-        """Compile block by block: two graphs serve every depth, and a shape compiles once a process."""
+        """Compile block by block: three graphs serve every depth, and a shape compiles once a process.
+
+        On a GPU that has them, our own kernels take the place of what the compiler would make of two parts.
+        """
         torch._dynamo.config.recompile_limit = 256
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            block.attention.kernel = use_rotate_kernel(self.config, self.dtype)
+            block.mlp.kernel = use_relu2_kernel(self.config, self.dtype)
         for module in (*self.blocks, self.head):
             module.compile(dynamic=False, fullgraph=True)
+
+
+def use_rotate_kernel(config: ModelConfig, dtype: torch.dtype) -> bool:
+    """Whether the device and the shapes suit rotate_kernel: bfloat16 on CUDA, head widths that are powers of two."""
+    half = config.model_dim // config.num_heads // 2
+    return torch.cuda.is_available() and dtype == torch.bfloat16 and half >= 16 and half & (half - 1) == 0
+
+
+def use_relu2_kernel(config: ModelConfig, dtype: torch.dtype) -> bool:
+    """Whether they suit relu2_kernel: Hopper, which has the copy engine it needs, and whole tiles."""
+    hopper = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
+    hidden = int(config.mlp_mult * config.model_dim)
+    return hopper and dtype == torch.bfloat16 and config.model_dim % 64 == 0 and hidden % 256 == 0

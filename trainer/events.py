@@ -55,7 +55,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Eval:
-    """A validation at a share of the budget: what rungs are judged by."""
+    """A validation at a share of the budget, always on the same tokens: what rungs are judged by."""
 
     kind: ClassVar[str] = "eval"
     step: int

@@ -16,7 +16,7 @@ def test_the_factor_stays_between_zero_and_one_and_is_one_on_the_trunk(progress,
     schedule = ScheduleConfig(warmup=warmup, warmdown=warmdown, final_lr=final)
     factor = lr_factor(schedule, progress)
     assert 0 <= factor <= 1
-    if warmup <= progress <= 1 - warmdown:
+    if warmup <= progress < 1 - warmdown:
         assert factor == 1
 
 

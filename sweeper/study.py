@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,6 +61,10 @@ class StudySpec(study_file.Common):
         vocabulary = VOCABULARY_SIZES.get(self.data.tokenizer)
         if vocabulary is not None:
             nested.setdefault("model", {}).setdefault("vocab_size", vocabulary)
+        batches = self.space.get("data.batch_tokens")
+        if self.profile == "gpu" and batches is not None:
+            # One shape for every batch of the study: another one would be another compilation.
+            nested.setdefault("data", {}).setdefault("micro_batch_tokens", math.gcd(*map(int, batches.samples())))
         nested["budget"] = {self.budget.unit: getattr(self.budget, self.budget.unit)}
         nested.setdefault("eval", {})["fractions"] = sorted({*self.budget.rungs, *CURVE_FRACTIONS})
         return TrainConfig.from_dict(nested)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,10 @@ DIVERGED_STEPS = 3
 """Steps in a row that must lie above it: one batch may be hard, and a short run's tenth is a step or two."""
 MOST_EPOCHS = 4
 """Repetitions of the data that cost next to nothing (Muennighoff et al. 2023, arXiv:2305.16264)."""
+
+
+_warmed: set[Hashable] = set()
+"""Shapes that this process has warmed up for."""
 
 
 class Stopped(Exception):
@@ -232,7 +237,12 @@ class Run:
         self.clock.resume()
 
     def _warm_up(self) -> None:
-        """Untimed steps that compile and allocate, undone to the bit: fresh optimisers, the same weights."""
+        """Untimed steps that compile and allocate, undone to the bit: fresh optimisers, the same weights.
+
+        Once a process for each shape: what was compiled serves every depth.
+        """
+        if self._shape() in _warmed:
+            return
         weights = {name: value.clone() for name, value in self.model.state_dict().items()}
         for _ in range(self.config.runtime.warmup_steps):
             self.accumulator.run()
@@ -242,6 +252,11 @@ class Run:
         self.model.load_state_dict(weights)
         self.optimizers = Optimizers(self.model, self.config.optim)
         self.batches.position = 0
+        _warmed.add(self._shape())
+
+    def _shape(self) -> Hashable:
+        width = dataclasses.replace(self.config.model, num_layers=1)
+        return width, self.config.data.seq_len, self.accumulator.micro_sequences, self.config.runtime
 
     def _save(self) -> None:
         if not self.config.checkpoint.path:

@@ -67,6 +67,20 @@ def test_the_cpu_profile_of_lr_wd_batch_is_about_five_minutes_of_trials():
     assert spec.budget.rungs == (0.3, 0.6)
 
 
+def test_on_a_gpu_one_micro_batch_serves_every_batch_of_the_study():
+    params = {"optim.matrix_lr": 0.02, "optim.matrix_weight_decay": 0.1, "model.num_layers": 5}
+    for profile, expected in (("gpu", {65_536}), ("cpu", {0})):
+        spec = study.load("lr-wd-batch", profile)
+        layers = min(5, spec.space["model.num_layers"].high)
+        found = {
+            spec.config({**params, "model.num_layers": layers, "data.batch_tokens": batch})["data"][
+                "micro_batch_tokens"
+            ]
+            for batch in spec.space["data.batch_tokens"].choice
+        }
+        assert found == expected
+
+
 def test_a_spec_survives_json(load):
     spec = load(HEAD + RATE + "[cpu.budget]\nsteps = 5", "cpu")
 

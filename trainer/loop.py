@@ -11,6 +11,15 @@ from trainer.data import DataError
 from trainer.run import Diverged, Emit, Run, Stopped
 
 
+FAILURES: dict[type[Exception], str] = {
+    ConfigError: "config",
+    DataError: "data",
+    checkpoint.CheckpointError: "checkpoint",
+    accumulate.OutOfMemory: "out_of_memory",
+}
+"""What cannot be the fault of a trial's values, and the reason that the Failure gives."""
+
+
 def train(config: TrainConfig, emit: Emit, should_stop: Callable[[], bool]) -> None:
     """Train one model on one budget.
 
@@ -34,14 +43,8 @@ def train(config: TrainConfig, emit: Emit, should_stop: Callable[[], bool]) -> N
         reason, detail = "stopped", ""
     except Diverged as error:
         reason, detail = "diverged", str(error)
-    except ConfigError as error:
-        return emit(events.Failure(reason="config", message=str(error)))
-    except DataError as error:
-        return emit(events.Failure(reason="data", message=str(error)))
-    except checkpoint.CheckpointError as error:
-        return emit(events.Failure(reason="checkpoint", message=str(error)))
-    except accumulate.OutOfMemory as error:
-        return emit(events.Failure(reason="out_of_memory", message=str(error)))
+    except tuple(FAILURES) as error:
+        return emit(events.Failure(reason=FAILURES[type(error)], message=str(error)))
     assert run is not None
     return emit(
         events.End(

@@ -10,7 +10,6 @@ from trainer.config import ConfigError, TrainConfig
 from trainer.data import DataError
 from trainer.run import Diverged, Emit, Run, Stopped
 
-
 FAILURES: dict[type[Exception], str] = {
     ConfigError: "config",
     DataError: "data",

@@ -140,6 +140,10 @@ def _lines(stream: IO[bytes] | None) -> Any:
         yield line.decode(errors="replace").rstrip("\r\n")
 
 
+WORTH_A_FRESH_PROCESS = ("crash", "out_of_memory")
+"""A device fault stays with the process that met it, and so does memory that nobody gave back."""
+
+
 class TrainerProcess:
     """Runs one configuration after another in a process that it keeps."""
 
@@ -215,6 +219,8 @@ class TrainerProcess:
             self._last = said
         if said["event"] in ("end", "failure"):
             self._busy = False
+        if said["event"] == "failure" and said["reason"] in WORTH_A_FRESH_PROCESS:
+            self.kill()
         return said
 
     def kill(self) -> None:

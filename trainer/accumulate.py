@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable
 
 import torch
@@ -107,7 +106,7 @@ def largest_micro_sequences(config: TrainConfig, device: torch.device) -> int:
     seq_len, model = config.data.seq_len, config.model
     if config.data.micro_batch_tokens:
         return config.data.micro_batch_tokens // seq_len
-    if memory_bytes(device) == math.inf:
+    if device.type != "cuda":
         return max(1, HOST_MICRO_BATCH_TOKENS // seq_len)
     layer = 24 * model.model_dim + 4 * int(model.mlp_mult * model.model_dim)
     bytes_per_token = model.num_layers * layer + 8 * model.vocab_size

@@ -193,9 +193,10 @@ class EvalConfig:
     fractions: tuple[float, ...] = ()
     """Shares of the budget, ascending, in (0, 1), at which an Eval event is due."""
     val_tokens: int = 0
-    """Validation tokens used at those shares, from the start of the set; 0 is the whole set."""
+    """Validation tokens used at those shares and for the last point of the curve, spread evenly over the set;
+    0 is the whole set."""
     final_val_tokens: int = 0
-    """Validation tokens used at the end; 0 is the whole set."""
+    """Validation tokens of the final score, spread evenly over the set; 0 is the whole set."""
 
     def __post_init__(self) -> None:
         require(
@@ -226,7 +227,8 @@ class RuntimeConfig:
     warmup_steps: int = 2
     """Untimed steps before the clock starts, undone afterwards: they compile, allocate, wake the threads."""
     log_every_seconds: float = 0.5
-    """Least training seconds between two Step events; the curve of a run never has more than 400."""
+    """Least training seconds between two Step events; nor do they come closer than 1/400 of the budget, unless that
+    would mean half a minute of silence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

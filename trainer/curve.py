@@ -5,10 +5,12 @@ from __future__ import annotations
 from trainer.clock import Clock
 
 MOST_STEP_EVENTS = 400
+LONGEST_SILENCE_SECONDS = 30.0
+"""A run too long for that count still says a word this often: who listens takes silence for a hang."""
 
 
 class Curve:
-    """Decides which steps become Step events: not too close in seconds, never more than 400 a run."""
+    """Decides which steps become Step events: not too close in seconds, nor too far."""
 
     def __init__(self, every_seconds: float) -> None:
         self._every_seconds = every_seconds
@@ -24,6 +26,7 @@ class Curve:
         """Tokens per second since the last Step event if another is due now, else None."""
         seconds = clock.seconds - self._seconds
         enough = seconds >= self._every_seconds and clock.progress - self._progress >= 1 / MOST_STEP_EVENTS
+        enough = enough or seconds >= LONGEST_SILENCE_SECONDS
         if seconds <= 0 or clock.tokens == self._tokens or not (enough or clock.exhausted or self._tokens == 0):
             return None
         rate = (clock.tokens - self._tokens) / seconds

@@ -22,7 +22,7 @@ from trainer.device import memory_bytes
 MAGIC, VERSION, HEADER_BYTES = 20240520, 1, 1024
 Tokens = npt.NDArray[np.uint16]
 SHARE_FOR_TOKENS = 0.25
-"""Share of the device's memory that training tokens may take."""
+"""Share of the device's memory (off CUDA, of the host's) that training tokens may take."""
 
 
 class DataError(ValueError):

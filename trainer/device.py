@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,10 +77,12 @@ def synchronize(device: torch.device) -> None:
 
 
 def memory_bytes(device: torch.device) -> float:
-    """Memory of the device; infinite where it is the host's own, which pages."""
+    """Memory of the device; of the host where the device has none of its own."""
     if device.type == "cuda":
         return float(torch.cuda.get_device_properties(device).total_memory)
-    return math.inf
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return 4.0 * 2**30
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.data import Corpus, DataError, validation_begins
+from trainer.device import is_out_of_memory, release_memory
 
 IGNORED = -100
 """Target that cross_entropy leaves out."""
@@ -45,6 +46,7 @@ class Validator:
         self, corpus: Corpus, *, seq_len: int, tokens: int, batch_sequences: int, device: torch.device
     ) -> None:
         self._store = corpus.val
+        self._device = device
         self._begins = validation_begins(int(corpus.val.starts[-1]), seq_len, tokens)
         self._length = seq_len + 1
         self._batch_sequences = min(batch_sequences, len(self._begins))
@@ -56,25 +58,43 @@ class Validator:
 
     def score(self, model: nn.Module, should_stop: Callable[[], bool]) -> Score | None:
         """The model's score, or None when asked to stop on the way."""
-        losses, weights = [], []
+        losses: list[Tensor] = []
+        weights: list[int] = []
         with evaluating(model):
-            for inputs, targets, scored in self._batches():
-                if should_stop():
-                    return None
-                losses.append(model(inputs, targets))
-                weights.append(scored)
+            while sum(weights) < self.tokens:
+                try:
+                    for inputs, targets, scored in self._batches(skip=sum(weights) // (self._length - 1)):
+                        if should_stop():
+                            return None
+                        losses.append(model(inputs, targets))
+                        weights.append(scored)
+                except RuntimeError as error:
+                    self._halve(error)
         nats = float(torch.stack(losses).cpu().double() @ torch.tensor(weights, dtype=torch.float64))
         return Score(val_loss=nats / self.tokens, val_bpb=bits_per_byte(nats, self._bytes), tokens=self.tokens)
 
     def warm_up(self, model: nn.Module) -> None:
         """One forward pass, for what it compiles and allocates."""
         with evaluating(model):
-            inputs, targets, _ = next(self._batches())
-            model(inputs, targets)
+            while True:
+                try:
+                    inputs, targets, _ = next(self._batches())
+                    model(inputs, targets)
+                except RuntimeError as error:
+                    self._halve(error)
+                else:
+                    return
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """Inputs and targets, each (batch_sequences, T), and how many of the targets count."""
-        for first in range(0, len(self._begins), self._batch_sequences):
+    def _halve(self, error: RuntimeError) -> None:
+        """Take half the windows a pass if `error` says that memory ran out; else raise it again."""
+        if not is_out_of_memory(error) or self._batch_sequences == 1:
+            raise error
+        self._batch_sequences //= 2
+        release_memory(self._device)
+
+    def _batches(self, skip: int = 0) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """Inputs and targets, each (batch_sequences, T), and how many of the targets count, from window `skip` on."""
+        for first in range(skip, len(self._begins), self._batch_sequences):
             begins = self._begins[first : first + self._batch_sequences]
             filler = np.repeat(begins[:1], self._batch_sequences - len(begins))
             rows = self._store.gather(np.concatenate((begins, filler)), self._length)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from trainer import accumulate, checkpoint, device, events
 from trainer.config import ConfigError, TrainConfig
 from trainer.data import DataError
-from trainer.run import Diverged, Emit, Run, Stopped
+from trainer.divergence import Diverged
+from trainer.run import Emit, Run, Stopped
 
 FAILURES: dict[type[Exception], str] = {
     ConfigError: "config",

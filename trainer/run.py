@@ -18,15 +18,12 @@ from trainer.clock import Clock
 from trainer.config import TrainConfig
 from trainer.curve import Curve
 from trainer.data import Corpus, DataError, TrainBatches, open_corpus
+from trainer.divergence import Diverged, DivergenceWatch
 from trainer.evaluate import Score, Validator
 from trainer.models.gpt import GPT
 from trainer.optim import Optimizers
 
 Emit = Callable[[events.Event], None]
-DIVERGENCE_GRACE = 0.1
-"""Share of the budget after which a loss above its initial value ends the run."""
-DIVERGED_STEPS = 3
-"""Steps in a row that must lie above it: one batch may be hard, and a short run's tenth is a step or two."""
 MOST_EPOCHS = 4
 """Repetitions of the data that cost next to nothing (Muennighoff et al. 2023, arXiv:2305.16264)."""
 
@@ -37,10 +34,6 @@ _warmed: set[Hashable] = set()
 
 class Stopped(Exception):
     """The run was asked to stop, and did."""
-
-
-class Diverged(Exception):
-    """The loss left the numbers that training can come back from."""
 
 
 class Run:
@@ -80,10 +73,9 @@ class Run:
             )
             for tokens in (config.eval.val_tokens, config.eval.final_val_tokens)
         )
-        self.initial_loss: float | None = None
         self.evaluations_done = 0
         self._saved_at = 0.0
-        self._steps_above = 0
+        self._divergence = DivergenceWatch()
         self._told_of_repetition = False
         self._curve = Curve(config.runtime.log_every_seconds)
         self._unread: deque[tuple[Tensor, int, float]] = deque()
@@ -125,6 +117,8 @@ class Run:
             Stopped: on request; a checkpoint is written first where they are on.
             Diverged: NaN, infinity, or a loss above its initial value after a tenth of the budget.
         """
+        if self._evaluation_is_due():
+            self._evaluate_rung()  # the run was stopped in the middle of this one
         self.clock.resume()
         while not self.clock.exhausted:
             if self.should_stop():
@@ -134,7 +128,7 @@ class Run:
             self._step()
             if self._evaluation_is_due():
                 self._off_the_clock(self._evaluate_rung)
-            if self.clock.seconds - self._saved_at >= self.config.checkpoint.every_seconds:
+            if self._checkpoint_is_due():
                 self._off_the_clock(self._save)
         self.clock.pause()
         self._read_losses(keep=0)
@@ -174,21 +168,15 @@ class Run:
         while len(self._unread) > keep:
             tensor, step, factor = self._unread.popleft()
             loss, progress = tensor.item(), self.clock.progress
-            if not math.isfinite(loss):
-                raise Diverged(f"train_loss is {loss} at step {step}")
-            if self.initial_loss is None:
-                self.initial_loss = loss
-            above = progress > DIVERGENCE_GRACE and loss > self.initial_loss
-            self._steps_above = self._steps_above + 1 if above else 0
-            if self._steps_above >= DIVERGED_STEPS:
-                raise Diverged(
-                    f"train_loss {loss:.4f} at step {step} ({progress:.0%} of the budget) is above "
-                    f"its initial value {self.initial_loss:.4f}"
-                )
+            self._divergence.see(loss, step, progress)
             rate = self._curve.due(self.clock)
             if rate is not None:
                 moment = {**self._moment(), "step": step, "progress": progress}
                 self.emit(events.Step(**moment, train_loss=loss, lr_factor=factor, tokens_per_second=rate))
+
+    def _checkpoint_is_due(self) -> bool:
+        wanted = self.config.checkpoint
+        return bool(wanted.path) and self.clock.seconds - self._saved_at >= wanted.every_seconds
 
     def _evaluation_is_due(self) -> bool:
         fractions = self.config.eval.fractions
@@ -271,7 +259,7 @@ class Run:
                 "position": self.batches.position,
                 "clock": self.clock.state(),
                 "random": checkpoint.random_state(self.device),
-                "initial_loss": self.initial_loss,
+                "divergence": self._divergence.state(),
                 "evaluations_done": self.evaluations_done,
             },
         )
@@ -288,7 +276,7 @@ class Run:
         self.optimizers.restore(state["optimizers"])
         self.batches.position = state["position"]
         self.clock.restore(state["clock"])
-        self.initial_loss = state["initial_loss"]
+        self._divergence.restore(state["divergence"])
         self.evaluations_done = state["evaluations_done"]
         checkpoint.restore_random_state(state["random"], self.device)
         self._saved_at = self.clock.seconds

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 from trainer import events
@@ -23,7 +24,7 @@ class Mailbox:
     """
 
     def __init__(self) -> None:
-        self.runs: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._runs: queue.Queue[Any] = queue.Queue()
         self._stop = threading.Event()
         self._quit = threading.Event()
 
@@ -36,16 +37,15 @@ class Mailbox:
     def quit(self, *_: object) -> None:
         """Also a signal handler."""
         self._quit.set()
-        self.runs.put(None)
+        self._runs.put(None)
 
-    def next_run(self) -> dict[str, Any] | None:
-        """The next run's config, or None when it is time to leave."""
-        values = self.runs.get()
-        if self._quit.is_set():
-            return None
-        # A stop that raced with the end of the last run is not meant for this one.
-        self._stop.clear()
-        return values
+    def runs(self) -> Iterator[Any]:
+        """The values of run after run, until it is time to leave."""
+        while True:
+            values = self._runs.get()
+            if self._quit.is_set():
+                return
+            yield values
 
     def listen(self, lines: TextIO) -> None:
         """Take requests until the input ends."""
@@ -62,7 +62,9 @@ class Mailbox:
             sys.stderr.write(f"expected a JSON object with a request, got {line!r:.200}\n")
             return
         if kind == "run":
-            self.runs.put(request.get("config"))
+            # Requests come in order: a stop before this one raced with the end of the last run.
+            self._stop.clear()
+            self._runs.put(request.get("config"))
         elif kind == "stop":
             self.stop()
         elif kind == "quit":
@@ -102,7 +104,7 @@ def serve() -> None:
     mailbox = Mailbox()
     signal.signal(signal.SIGTERM, mailbox.quit)
     threading.Thread(target=mailbox.listen, args=(sys.stdin,), daemon=True).start()
-    while (values := mailbox.next_run()) is not None:
+    for values in mailbox.runs():
         run_once(values, mailbox)
 
 

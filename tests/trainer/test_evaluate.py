@@ -65,3 +65,23 @@ def test_targets_without_bytes_are_refused():
 
 def test_a_stop_ends_the_validation():
     assert validator(IDS, seq_len=5).score(Bigram(), lambda: True) is None
+
+
+class Small(Bigram):
+    """Has no memory for more than three windows."""
+
+    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        if len(tokens) > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return super().forward(tokens, targets)
+
+
+def test_out_of_memory_halves_the_windows_of_a_pass_and_scores_each_once():
+    stream = np.random.default_rng(0).integers(7, size=56)
+    whole = validator(stream, seq_len=5, batch=8).score(Bigram(), lambda: False)
+    halved = validator(stream, seq_len=5, batch=8).score(Small(), lambda: False)
+    assert halved.tokens == whole.tokens
+    assert halved.val_bpb == pytest.approx(whole.val_bpb, rel=1e-6)
+    single = validator(stream, seq_len=5, batch=8)
+    single.warm_up(Small())
+    assert single.score(Small(), lambda: False).val_bpb == pytest.approx(whole.val_bpb, rel=1e-6)

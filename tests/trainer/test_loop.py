@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from trainer import checkpoint, events
+from trainer.clock import Clock
 from trainer.config import TrainConfig
 from trainer.loop import train
+from trainer.run import Run
 
 
 def run(values: dict[str, Any], stop_after_step: int | None = None) -> list[events.Event]:
@@ -104,6 +106,42 @@ def test_a_resumed_run_is_the_unbroken_run_bit_for_bit(values, tmp_path, accumul
               ("unbroken", "broken")]  # fmt: skip
     for name, tensor in states[0]["model"].items():
         assert torch.equal(tensor, states[1]["model"][name]), name
+
+
+def test_a_run_stopped_in_a_validation_takes_it_up_again(values, tmp_path):
+    values["checkpoint"] = {"path": str(tmp_path / "unbroken")}
+    unbroken = run(values)
+    values["checkpoint"] = {"path": str(tmp_path / "broken")}
+    asked = 0
+
+    def should_stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 3 + 1  # once before each of the three steps to the first rung, then in its validation
+
+    said: list[events.Event] = []
+    train(TrainConfig.from_dict(values), said.append, should_stop)
+    assert said[-1].reason == "stopped" and said[-1].step == 3 and not only(said, events.Eval)
+    assert [(e.step, e.val_bpb) for e in only(run(values), events.Eval)] == [
+        (e.step, e.val_bpb) for e in only(unbroken, events.Eval)
+    ]
+
+
+def test_without_checkpoints_the_clock_never_stops_for_one(values):
+    values["eval"] = {}
+    values["checkpoint"] = {"every_seconds": 1e-6}
+    pauses = []
+    original = Clock.pause
+
+    class Watched(Clock):
+        def pause(self) -> None:
+            pauses.append(self.step)
+            original(self)
+
+    prepared = Run(TrainConfig.from_dict(values), [].append, lambda: False)
+    prepared.clock = Watched(prepared.config.budget, prepared.config.data.batch_tokens, prepared.device)
+    prepared.to_the_end()
+    assert pauses == [12]
 
 
 def test_a_checkpoint_of_other_values_is_refused_and_kept(values, tmp_path):

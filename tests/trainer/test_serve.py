@@ -62,10 +62,19 @@ def test_one_process_serves_many_runs_stops_and_survives_bad_configs(server, val
     failure = server.listen("failure")[-1]
     assert failure.reason == "config" and "optim.speed" in failure.message
 
+    server.ask(request="run")
+    assert server.listen("failure")[-1].reason == "config"
+
     server.ask(request="run", config=values)
     assert server.listen("end")[-1].reason == "complete"
     server.ask(request="quit")
     assert server.process.wait(timeout=30) == 0
+
+
+def test_a_stop_that_comes_before_the_run_has_begun_is_heard(server, values):
+    server.ask(request="run", config=endless(values))
+    server.ask(request="stop")
+    assert server.listen("end")[-1].reason == "stopped"
 
 
 @pytest.mark.parametrize("how", ["sigterm", "end of input"])

@@ -73,6 +73,11 @@ def make_plan(service: Service, study: StudyRow, request: PromoteRequest) -> Pro
             .where(RunRow.state == "complete")
             .order_by(OutcomeRow.tokens.desc())
         ).first()
+        waiting = session.scalars(
+            select(PromotionRow)
+            .where(PromotionRow.study_id == study.id, PromotionRow.state == "waiting")
+            .order_by(PromotionRow.id)
+        ).all()
     if found is None:
         raise Conflict(f"trial {trial.number} of study {study.name} was not run here, so its speed is not known")
     run, outcome = found
@@ -93,7 +98,7 @@ def make_plan(service: Service, study: StudyRow, request: PromoteRequest) -> Pro
         seconds=tokens / speed,
         trial_tokens=outcome.tokens,
         trial_val_bpb=outcome.val_bpb,
-        notes=_notes(trial.number, tokens, outcome, run),
+        notes=_notes(trial.number, tokens, outcome, run) + [_goes_first(study.name, row) for row in waiting],
     )
 
 
@@ -146,6 +151,13 @@ def _notes(number: int, tokens: int, outcome: OutcomeRow, run: RunRow) -> list[s
     if longer < 1:
         notes.append("It is shorter than the trial was.")
     return notes
+
+
+def _goes_first(name: str, waiting: PromotionRow) -> str:
+    return (
+        f"Promotion {waiting.number} of {waiting.plan['tokens']:,} tokens is still waiting, and runs before this one. "
+        f"If it is not wanted: sweeper stop --study {name} --promotion {waiting.number}"
+    )
 
 
 def stop_promotion(service: Service, name: str, number: int) -> Done:

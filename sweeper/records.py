@@ -40,7 +40,7 @@ class Counts:
     running: int
     failed: int
     waiting: int
-    """Trials still to start before the target is reached."""
+    """Trials still to start: to the target, or queued beyond it."""
 
     @property
     def done(self) -> int:
@@ -108,7 +108,7 @@ class StudySummary:
     state: str
     """What its owner wants: `running`, `paused`, `stopped`."""
     finished: bool
-    """The target is reached and nothing runs."""
+    """The target is reached, nothing runs and nothing is queued."""
     profile: str
     target: int
     counts: Counts

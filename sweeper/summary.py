@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, func, inspect, select, text
 
 from sweeper.records import Axis, Best, Counts, Promotion, RunningRun, StudySummary
 from sweeper.tables import OutcomeRow, PromotionRow, RunRow
 
 PRUNED_STATES = ("pruned", "diverged", "stopped")
 
+# In Optuna's own tables.  The state is written out, as PostgreSQL compares its enum with no text parameter.
+_QUEUED = text(
+    "SELECT count(*) FROM trials JOIN studies ON studies.study_id = trials.study_id "
+    "WHERE studies.study_name = :name AND trials.state = 'WAITING'"
+)
+
 
 def read(connection: Connection, study: Row[Any], now: float) -> StudySummary:
     """The summary of one row of `sweeper_studies` at the time `now`."""
     spec: dict[str, Any] = study.spec
     target = int(spec.get("trials", 0))
-    counts = _counts(connection, study.id, target)
+    queued = _queued(connection, study.name)
+    counts = _counts(connection, study.id, target, queued)
     held = connection.execute(
         select(RunRow.__table__)
         .where(RunRow.study_id == study.id, RunRow.state == "running")
@@ -31,7 +38,7 @@ def read(connection: Connection, study: Row[Any], now: float) -> StudySummary:
         name=study.name,
         description=spec.get("description") or "",
         state=study.state,
-        finished=counts.done >= target and not counts.running,
+        finished=counts.done >= target and not counts.running and not queued,
         profile=spec.get("profile") or "",
         target=target,
         counts=counts,
@@ -75,7 +82,14 @@ def _axis(path: str, axis: dict[str, Any]) -> Axis:
     )
 
 
-def _counts(connection: Connection, study_id: int, target: int) -> Counts:
+def _queued(connection: Connection, name: str) -> int:
+    """Trials that wait in Optuna: values a user queued, beyond the target too, and trials to be tried again."""
+    if not inspect(connection).has_table("trials"):  # no service has opened this database yet
+        return 0
+    return int(connection.scalar(_QUEUED, {"name": name}) or 0)
+
+
+def _counts(connection: Connection, study_id: int, target: int, queued: int) -> Counts:
     of_study = (RunRow.study_id == study_id, RunRow.kind == "trial")
     newest = select(func.max(RunRow.id)).where(*of_study).group_by(RunRow.number)
     query = select(RunRow.state, func.count()).where(RunRow.id.in_(newest)).group_by(RunRow.state)
@@ -87,7 +101,7 @@ def _counts(connection: Connection, study_id: int, target: int) -> Counts:
         pruned=pruned,
         running=running,
         failed=by_state.get("failed", 0),
-        waiting=max(0, target - complete - pruned - running),
+        waiting=max(queued, target - complete - pruned - running),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -37,6 +38,18 @@ class Order:
     device: devices.Wish
     profile: Profile | None
 
+    def command(self, trials: int | None = None) -> str:
+        """The command line that goes on with this order, to `trials` where they are given."""
+        given = {
+            "--workers": self.workers,
+            "--trials": trials or self.trials,
+            "--device": None if self.device == "auto" else self.device,
+            "--profile": self.profile,
+        }
+        words = ["sweeper", "launch", "--study", self.study]
+        words += [word for option, value in given.items() if value is not None for word in (option, str(value))]
+        return shlex.join(words)
+
 
 def launch(order: Order, settings: Settings, console: Console) -> int:
     """Run the study until it is complete; the exit status.
@@ -61,13 +74,13 @@ def launch(order: Order, settings: Settings, console: Console) -> int:
             display.say(console, client.create_study(spec.model_dump(mode="json")))
             summary = client.study(spec.name)
             if not _is_active(summary):
-                _say_complete(summary, order.study, console)
+                _say_complete(summary, order, console)
                 return 0
             if summary["state"] != "running":
                 display.say(console, client.set_study(spec.name, "resume"))
-            return _run(spec.name, order.study, assigned, service, client, settings, console)
+            return _run(spec.name, order, assigned, service, client, settings, console)
     except KeyboardInterrupt:
-        _say_stopped(f"sweeper launch --study {order.study}", console)
+        _say_stopped(order.command(), console)
         return 130
     finally:
         service.stop()
@@ -79,7 +92,7 @@ def _is_active(summary: Record) -> bool:
 
 def _run(
     name: str,
-    wish: str,
+    order: Order,
     assigned: list[str],
     service: hosting.Service,
     client: Client,
@@ -89,11 +102,11 @@ def _run(
     page = f"{service.url}/studies/{name}"
     display.say(console, f"dashboard: {page}")
     with workers(fleet.Fleet(settings, service.url, name, assigned), console) as hands:
-        summary, problem = Watch(name, page, client, console).until_done(service, hands, settings)
+        summary, problem = Watch(order, name, page, client, console).until_done(service, hands, settings)
     if problem:
         display.say(console, problem, "red")
         return 1
-    _say_complete(summary, wish, console)
+    _say_complete(summary, order, console)
     if console.is_terminal:
         display.say(console, f"the dashboard stays at {page} until Ctrl-C")
         with contextlib.suppress(KeyboardInterrupt):
@@ -117,7 +130,8 @@ def workers(hands: fleet.Fleet, console: Console) -> Generator[fleet.Fleet]:
 class Watch:
     """Shows a study until it is done: a live table in a terminal, else a line for each trial that ended."""
 
-    def __init__(self, name: str, page: str, client: Client, console: Console) -> None:
+    def __init__(self, order: Order, name: str, page: str, client: Client, console: Console) -> None:
+        self._order = order
         self._name = name
         self._page = page
         self._client = client
@@ -142,7 +156,7 @@ class Watch:
                 self._show(summary, news, live)
                 if not _is_active(summary):
                     return summary, ""
-                if problem := _problem(summary, settings, hands):
+                if problem := _problem(summary, self._order, settings, hands):
                     return summary, problem
                 time.sleep(LOOK_SECONDS)
 
@@ -173,15 +187,15 @@ class Watch:
         display.say(self._console, line, style)
 
 
-def _problem(summary: Record, settings: Settings, hands: fleet.Fleet) -> str:
+def _problem(summary: Record, order: Order, settings: Settings, hands: fleet.Fleet) -> str:
     """Why the study will not go on by itself; empty while it will."""
     name = summary["name"]
     if summary["state"] == "stopped":
-        return f"{name} was stopped; to go on: sweeper launch --study {name}"
+        return f"{name} was stopped; to go on: {order.command()}"
     if summary["state"] == "paused" and (reason := _pause_reason(name, settings)):
         return (
             f"{name} paused itself: {reason}. The trials' logs are on the dashboard (sweeper serve) and in "
-            f"{settings.home / 'logs'}; to go on: sweeper launch --study {name}"
+            f"{settings.home / 'logs'}; to go on: {order.command()}"
         )
     if not hands.alive and summary["state"] == "running" and not summary["running"]:
         return f"all workers have left though {name} is not complete; see {settings.home / 'logs'}"
@@ -202,7 +216,7 @@ def _pause_reason(name: str, settings: Settings) -> str:
         engine.dispose()
 
 
-def _say_complete(summary: Record, wish: str, console: Console) -> None:
+def _say_complete(summary: Record, order: Order, console: Console) -> None:
     counts, name = summary["counts"], summary["name"]
     told = counts["complete"] + counts["pruned"]
     display.say(
@@ -218,7 +232,7 @@ def _say_complete(summary: Record, wish: str, console: Console) -> None:
         display.say(console, f"a full run of it: sweeper promote --study {name}")
     display.say(
         console,
-        f"more trials:      sweeper launch --study {wish} --trials {summary['target'] * 2} "
+        f"more trials:      {order.command(summary['target'] * 2)} "
         f"(or raise `trials` in the study file)\n"
         f"the dashboard:    sweeper serve",
     )

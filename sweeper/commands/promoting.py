@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import dataclass
 
@@ -59,10 +60,14 @@ def promote(order: Order, settings: Settings, console: Console) -> int:
 
 
 def _command(order: Order) -> str:
-    words = [f"sweeper promote --study {order.study}"]
-    words += [f"--trial {order.trial}"] if order.trial is not None else []
-    words += [f"--tokens {order.tokens}"] if order.tokens is not None else []
-    return " ".join(words)
+    given = {
+        "--trial": order.trial,
+        "--tokens": order.tokens,
+        "--device": None if order.device == "auto" else order.device,
+    }
+    words = ["sweeper", "promote", "--study", order.study]
+    words += [word for option, value in given.items() if value is not None for word in (option, str(value))]
+    return shlex.join(words)
 
 
 def _agree(order: Order, client: Client, console: Console) -> int | None:

@@ -2,12 +2,15 @@
 
 import dataclasses
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from sweeper import display
+from sweeper.commands import launching, promoting
 from sweeper.records import Best, Counts, RunningRun, StudySummary
+from sweeper.settings import Settings
 
 
 def rendered(item):
@@ -62,3 +65,27 @@ def test_text_from_outside_is_printed_as_it_is():
     console = Console(file=io.StringIO(), width=20)
     display.say(console, "[red]a list [a, b] and a path that is longer than the terminal is wide[/red]")
     assert console.file.getvalue() == "[red]a list [a, b] and a path that is longer than the terminal is wide[/red]\n"
+
+
+def launch_order(**given):
+    left_out = dict.fromkeys(("workers", "trials", "port", "profile"))
+    return launching.Order(**{"study": "toy", "host": "127.0.0.1", "device": "auto", **left_out, **given})
+
+
+def test_the_command_that_goes_on_has_all_that_was_given():
+    assert launch_order().command() == "sweeper launch --study toy"
+    assert launch_order().command(32) == "sweeper launch --study toy --trials 32"
+    order = launch_order(study="my studies/toy.toml", workers=2, trials=9, device="cpu", profile="gpu")
+    options = "--workers 2 --trials 9 --device cpu --profile gpu"
+    assert order.command() == f"sweeper launch --study 'my studies/toy.toml' {options}"
+
+    left_out = {"yes": True, "host": "127.0.0.1", "port": None}
+    full = promoting.Order(study="toy", trial=0, tokens="2x", device="cpu", **left_out)
+    assert promoting._command(full) == "sweeper promote --study toy --trial 0 --tokens 2x --device cpu"
+
+
+def test_a_stopped_study_is_resumed_as_it_was_launched(summary):
+    settings = Settings(home=Path("unused"), storage="sqlite://")
+    order = launch_order(study="studies/toy.toml", workers=2)
+    problem = launching._problem(summary | {"state": "stopped"}, order, settings, None)
+    assert problem == "toy was stopped; to go on: sweeper launch --study studies/toy.toml --workers 2"

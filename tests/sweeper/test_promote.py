@@ -104,6 +104,19 @@ def test_a_study_without_scores_has_nothing_to_promote(service: Service, study: 
         plan(service)
 
 
+def test_a_plan_names_the_promotions_that_run_before_it(swept: Service) -> None:
+    assert not any("waiting" in note for note in plan(swept, tokens="2x").notes)
+    plan(swept, trial=0)
+
+    first, second = plan(swept, plan_only=True).notes[-2:]
+    assert first.startswith("Promotion 0 of 20,480 tokens is still waiting, and runs before this one.")
+    assert first.endswith("sweeper stop --study tiny --promotion 0")
+    assert second.startswith("Promotion 1 of 204,800 tokens")
+    promote.stop_promotion(swept, "tiny", 0)
+    promote.stop_promotion(swept, "tiny", 1)
+    assert not any("waiting" in note for note in plan(swept, plan_only=True).notes)
+
+
 def test_a_promotion_goes_before_trials_and_names_its_checkpoint(swept: Service) -> None:
     made = plan(swept, tokens="2x")
     assert made.number == 0

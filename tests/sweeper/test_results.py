@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import optuna
 import pytest
 from sqlalchemy import event
 
@@ -10,7 +11,8 @@ from sweeper import summary
 from sweeper.curves import MOST_POINTS, merge_attempts, thin
 from sweeper.records import RunPoints
 from sweeper.results import Results, UnknownError
-from sweeper.storage import migrate, open_engine
+from sweeper.storage import migrate, open_engine, optuna_tables
+from sweeper.tables import Base
 from tests.dashboard.synthetic import SPACE, Writer
 
 NAME = "lr-wd-batch"
@@ -67,6 +69,30 @@ def test_a_study_is_finished_when_the_target_is_told_and_nothing_runs(engine, re
     assert not results.study("done").finished
     writer.advance(last, state="pruned", ended_at=writer.now)
     assert results.study("done").finished
+
+
+def test_a_study_with_queued_values_is_not_finished(engine, results):
+    tables = optuna_tables(engine)
+    of_another = optuna.create_study(storage=tables, study_name="another")
+    of_another.enqueue_trial({"x": 2.0})
+    queue = optuna.create_study(storage=tables, study_name="done")
+    Writer(engine, "done", trials=1).trial(0)
+    assert results.study("done").finished
+    queue.enqueue_trial({"x": 1.0})
+    found = results.study("done")
+    assert (found.finished, found.counts.waiting) == (False, 1)
+    queue.ask()
+    assert results.study("done").counts.waiting == 0
+    tables.remove_session()
+    tables.engine.dispose()
+
+
+def test_a_database_without_optunas_tables_is_read(empty_url):
+    engine = open_engine(empty_url)
+    Base.metadata.create_all(engine)
+    Writer(engine, "done", trials=1).trial(0)
+    assert Results(engine).study("done").finished
+    engine.dispose()
 
 
 def test_nothing_is_promised_of_a_paused_study(writer, results, engine):

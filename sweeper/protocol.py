@@ -72,8 +72,6 @@ class Grant(Wire):
     data: DataSpec
     checkpoint: str = ""
     """Name of the checkpoint folder under the worker's home; empty for runs that are repeated, not resumed."""
-    command: str = ""
-    """An outside trainer's command line; empty for our own."""
     hang_seconds: float
     """Silence of the trainer after which the worker kills it."""
 

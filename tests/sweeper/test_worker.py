@@ -34,7 +34,6 @@ def grant(lease=1, *, hang_seconds=30.0, checkpoint="", kind="trial", data="smal
         },
         "data": {"name": data, "tokenizer": "sweeper1024"},
         "checkpoint": checkpoint,
-        "command": "",
         "hang_seconds": hang_seconds,
     }
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,6 +53,16 @@ def versions() -> dict[str, str]:
     if torch.version.cuda:
         found["cuda"] = torch.version.cuda
     return found
+
+
+def compiled() -> dict[str, int]:
+    """Graphs that this process has compiled so far, and breaks in them: `compiled_graphs` and `graph_breaks`."""
+    dynamo = sys.modules.get("torch._dynamo.utils")  # not imported for this: it takes two seconds
+    counters: Any = dynamo.counters if dynamo else defaultdict(Counter)
+    return {
+        "compiled_graphs": counters["stats"]["unique_graphs"],
+        "graph_breaks": sum(counters["graph_break"].values()),
+    }
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:

@@ -32,6 +32,12 @@ class Start:
     """Model building, compilation and warm-up: off the clock."""
     resumed_step: int = 0
     """Step of the checkpoint that this run goes on from; 0 for a fresh start."""
+    compiled_graphs: int = 0
+    """Graphs that this trainer process has compiled so far: it must not grow from trial to trial."""
+    graph_breaks: int = 0
+    """Places where the compiler gave up so far; 0 as it should be."""
+    devices: int = 1
+    """Devices that share the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +76,8 @@ class Eval:
     """Bits per byte of text."""
     val_tokens: int
     eval_seconds: float
+    val_bpb_stderr: float = 0.0
+    """Standard error of val_bpb as an estimate for the text that its windows are a sample of; 0 for one window."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +91,8 @@ class Outcome:
     val_loss: float
     val_bpb: float
     val_tokens: int
+    val_bpb_stderr: float = 0.0
+    """As in Eval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -107,6 +107,7 @@ class Run:
                 accumulation=self.accumulator.micro_batches,
                 setup_seconds=time.perf_counter() - began,
                 resumed_step=resumed_step,
+                **device.compiled(),
             )
         )
 
@@ -138,7 +139,13 @@ class Run:
         same = self.validate_final.tokens == self.validate_rung.tokens
         score = streamed if same else self._score(self.validate_final)
         self.emit(
-            events.Outcome(**self._moment(), val_loss=score.val_loss, val_bpb=score.val_bpb, val_tokens=score.tokens)
+            events.Outcome(
+                **self._moment(),
+                val_loss=score.val_loss,
+                val_bpb=score.val_bpb,
+                val_tokens=score.tokens,
+                val_bpb_stderr=score.val_bpb_stderr,
+            )
         )
 
     def _step(self) -> None:
@@ -202,6 +209,7 @@ class Run:
                 val_loss=score.val_loss,
                 val_bpb=score.val_bpb,
                 val_tokens=score.tokens,
+                val_bpb_stderr=score.val_bpb_stderr,
                 eval_seconds=time.perf_counter() - began,
             )
         )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.data import Corpus, DataError, TokenStore
-from trainer.evaluate import IGNORED, Validator
+from trainer.evaluate import Validator
 
 TEXT = "naïve cats nap"
 PIECES = ["<|endoftext|>", "na", "ï", "ve", " cats", " nap", "!"]
@@ -22,10 +22,10 @@ CPU = torch.device("cpu")
 class Bigram(nn.Module):
     """Gives target j after token i the probability (1 + [j = i + 1] · 5) / 12 over seven tokens."""
 
-    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        counted = targets != IGNORED
+    def forward(self, tokens: Tensor, targets: Tensor, per_sequence: bool) -> Tensor:
+        assert per_sequence
         weight = 1.0 + 5.0 * (targets == tokens + 1)
-        return -(weight / 12).log()[counted].mean()
+        return -(weight / 12).log().mean(1)
 
 
 def validator(stream: list[int] | np.ndarray, *, seq_len: int, batch: int = 4) -> Validator:
@@ -70,10 +70,10 @@ def test_a_stop_ends_the_validation():
 class Small(Bigram):
     """Has no memory for more than three windows."""
 
-    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, targets: Tensor, per_sequence: bool) -> Tensor:
         if len(tokens) > 3:
             raise torch.OutOfMemoryError("out of memory")
-        return super().forward(tokens, targets)
+        return super().forward(tokens, targets, per_sequence)
 
 
 def test_out_of_memory_halves_the_windows_of_a_pass_and_scores_each_once():
@@ -85,3 +85,12 @@ def test_out_of_memory_halves_the_windows_of_a_pass_and_scores_each_once():
     single = validator(stream, seq_len=5, batch=8)
     single.warm_up(Small())
     assert single.score(Small(), lambda: False).val_bpb == pytest.approx(whole.val_bpb, rel=1e-6)
+
+
+def test_the_standard_error_foretells_how_scores_of_other_samples_differ():
+    generator = np.random.default_rng(1)
+    samples = [validator(generator.integers(7, size=5 * 60 + 1), seq_len=5) for _ in range(200)]
+    scores = [sample.score(Bigram(), lambda: False) for sample in samples]
+    spread = np.std([score.val_bpb for score in scores])
+    assert np.mean([score.val_bpb_stderr for score in scores]) == pytest.approx(spread, rel=0.15)
+    assert validator(IDS, seq_len=5).score(Bigram(), lambda: False).val_bpb_stderr == 0.0

@@ -5,11 +5,14 @@ Shape key: B sequences, T tokens, D model width, V vocabulary.  At ModelConfig's
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.config import ModelConfig
+from trainer.models.loss import WHOLE_VOCAB, ChunkedLoss, token_losses
 from trainer.models.parts import Linear, causal_attention, rms_norm, rotary_tables, rotate
 
 if torch.cuda.is_available():  # builds of torch without CUDA come without Triton
@@ -101,14 +104,26 @@ class Block(nn.Module):
 class Head(nn.Module):
     """Final norm, logits, soft cap, cross-entropy in float32.  The weight is the caller's: tied or not."""
 
-    def __init__(self, softcap: float) -> None:
+    def __init__(self, vocab_size: int, softcap: float) -> None:
         super().__init__()
         self.softcap = softcap
+        self.chunked = ChunkedLoss(vocab_size, softcap) if vocab_size > WHOLE_VOCAB else None
 
-    def forward(self, x_BTD: Tensor, weight_VD: Tensor, targets_BT: Tensor) -> Tensor:
-        logits = F.linear(rms_norm(x_BTD), weight_VD.to(x_BTD.dtype))
-        logits = self.softcap * torch.tanh(logits.float() / self.softcap)
-        return F.cross_entropy(logits.flatten(0, 1), targets_BT.flatten())
+    def forward(self, x_BTD: Tensor, weight_VD: Tensor, targets_BT: Tensor, per_sequence: bool = False) -> Tensor:
+        """Mean loss in nats per token: of all, or (B,) of each sequence, without gradients."""
+        x, targets = rms_norm(x_BTD).flatten(0, 1), targets_BT.flatten()
+        if self.chunked is not None and not per_sequence:
+            return self.chunked.mean(x, weight_VD, targets)
+        each = self.chunked.each if self.chunked is not None else partial(token_losses, softcap=self.softcap)
+        losses = each(x, weight_VD, targets)
+        return losses.view_as(targets_BT).mean(1) if per_sequence else losses.mean()
+
+    def compile_parts(self) -> None:
+        """Compile the whole, or, where it goes by chunks, what happens to a chunk."""
+        if self.chunked is None:
+            self.compile(dynamic=False, fullgraph=True)
+        else:
+            self.chunked.compile()
 
 
 class GPT(nn.Module):
@@ -128,11 +143,14 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.pushes = config.num_layers // 2
         self.skip_weights = nn.Parameter(torch.ones(self.pushes, config.model_dim))
-        self.head = Head(config.logit_softcap)
+        self.head = Head(config.vocab_size, config.logit_softcap)
         self.lm_head = None if config.tie_embeddings else Linear(config.model_dim, config.vocab_size, zero=True)
 
-    def forward(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        """Mean cross-entropy in nats per token, a float32 scalar; both arguments are (B, T) int64 ids."""
+    def forward(self, tokens_BT: Tensor, targets_BT: Tensor, per_sequence: bool = False) -> Tensor:
+        """Mean cross-entropy in nats per token, float32; tokens and targets are (B, T) int64 ids.
+
+        A scalar, or (B,) and without gradients where it is wanted `per_sequence`.
+        """
         head_dim = self.config.model_dim // self.config.num_heads
         cos, sin = rotary_tables(tokens_BT.size(1), head_dim, self.config.rope_base, tokens_BT.device)
         x = x0 = rms_norm(self.embedding(tokens_BT).to(self.dtype))
@@ -145,7 +163,7 @@ class GPT(nn.Module):
             if index < self.pushes:
                 pushed.append(x)
         weight = self.embedding.weight if self.lm_head is None else self.lm_head.weight
-        loss: Tensor = self.head(x, weight, targets_BT)
+        loss: Tensor = self.head(x, weight, targets_BT, per_sequence)
         return loss
 
     def compile_blocks(self) -> None:
@@ -158,8 +176,8 @@ class GPT(nn.Module):
             assert isinstance(block, Block)
             block.attention.kernel = use_rotate_kernel(self.config, self.dtype)
             block.mlp.kernel = use_relu2_kernel(self.config, self.dtype)
-        for module in (*self.blocks, self.head):
-            module.compile(dynamic=False, fullgraph=True)
+            block.compile(dynamic=False, fullgraph=True)
+        self.head.compile_parts()
 
 
 def use_rotate_kernel(config: ModelConfig, dtype: torch.dtype) -> bool:

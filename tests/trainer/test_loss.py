@@ -1,0 +1,68 @@
+"""The chunked loss against the plain one, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.config import ModelConfig
+from trainer.models import loss
+from trainer.models.gpt import GPT
+
+
+def plain(x, weight, targets, softcap):
+    return F.cross_entropy(softcap * torch.tanh(x @ weight.T / softcap), targets, reduction="none")
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    tokens=st.integers(1, 70), vocab=st.integers(2, 200), width=st.integers(1, 9), chunk=st.integers(1, 40),
+    softcap=st.floats(1.0, 40.0), seed=st.integers(0, 2**31),
+)  # fmt: skip
+def test_loss_and_gradients_are_those_of_whole_logits(tokens, vocab, width, chunk, softcap, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(tokens, width, dtype=torch.float64, generator=generator, requires_grad=True)
+    weight = (3 * torch.randn(vocab, width, dtype=torch.float64, generator=generator)).requires_grad_()
+    targets = torch.randint(vocab, (tokens,), generator=generator)
+    expected = plain(x, weight, targets, softcap)
+    wanted = torch.autograd.grad(expected.mean() / 3, (x, weight))
+    parts = loss.ChunkedLoss(vocab, softcap, chunk)
+    torch.testing.assert_close(parts.each(x, weight, targets), expected.detach(), rtol=1e-12, atol=1e-12)
+    mean = parts.mean(x, weight, targets)
+    torch.testing.assert_close(mean.detach(), expected.mean().detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(torch.autograd.grad(mean / 3, (x, weight)), wanted, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_with_a_large_vocabulary_learns_the_same_by_chunks(tied):
+    def model(most_whole):
+        torch.manual_seed(0)
+        sizes = {"num_layers": 2, "model_dim": 16, "num_heads": 2, "num_kv_heads": 1}
+        made = GPT(ModelConfig(vocab_size=300, tie_embeddings=tied, **sizes)).double()
+        made.dtype = torch.float64
+        torch.nn.init.normal_(made.lm_head.weight) if made.lm_head is not None else None
+        made.head.chunked = loss.ChunkedLoss(300, 30.0, 16) if most_whole < 300 else None
+        return made
+
+    tokens = torch.randint(300, (3, 17), generator=torch.Generator().manual_seed(1))
+    whole, chunked = model(300), model(100)
+    for made in (whole, chunked):
+        made(tokens[:, :-1], tokens[:, 1:]).backward()
+    for (name, a), b in zip(whole.named_parameters(), chunked.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-12, msg=name)
+    with torch.no_grad():
+        each = [made(tokens[:, :-1], tokens[:, 1:], per_sequence=True) for made in (whole, chunked)]
+    torch.testing.assert_close(*each)
+
+
+def test_vocabularies_above_the_limit_go_by_chunks():
+    assert GPT(ModelConfig(vocab_size=loss.WHOLE_VOCAB, num_layers=1)).head.chunked is None
+    assert GPT(ModelConfig(vocab_size=loss.WHOLE_VOCAB + 1, num_layers=1)).head.chunked is not None
+
+
+@pytest.mark.parametrize(("tokens", "limit", "expected"), [(65_536, 8_192, 8_192), (17_408, 8_192, 4_352), (10_007, 8_192, 8_192), (5, 8, 5)])  # fmt: skip  # noqa: E501
+def test_chunks_are_alike_where_they_can_be(tokens, limit, expected):
+    assert loss.ChunkedLoss(10, 1.0, limit).chunk_tokens(tokens) == expected

@@ -41,6 +41,17 @@ SHAPES: dict[str, dict[str, dict[str, Any]]] = {
             "model": {"num_layers": 7, "mlp_mult": 4},
             "data": {"seq_len": 2048, "batch_tokens": 131_072},
         },
+        "12x768 mlp4 V50257 T1024 524k": {
+            "model": {
+                "vocab_size": 50_257,
+                "num_layers": 12,
+                "model_dim": 768,
+                "num_heads": 12,
+                "num_kv_heads": 12,
+                "mlp_mult": 4,
+            },
+            "data": {},
+        },
     },
 }
 
@@ -115,15 +126,15 @@ def main() -> None:
     where = device.choose("auto")
     peak = matmul_rate(where)
     print(f"{device.name(where)}, torch {torch.__version__}, matrix rate {peak / 1e12:.3f} TFLOP/s")
-    print(f"{'shape':24} {'tokens/s':>12} {'TFLOP/s':>9} {'share':>6} {'setup s':>8} {'GiB':>6}")
+    print(f"{'shape':30} {'tokens/s':>12} {'TFLOP/s':>9} {'share':>6} {'setup s':>8} {'GiB':>6}")
     results = {}
-    with tempfile.TemporaryDirectory() as name:
-        write_tokens(Path(name), 1024)
-        for shape, values in SHAPES["cuda" if where.type == "cuda" else "cpu"].items():
+    for shape, values in SHAPES["cuda" if where.type == "cuda" else "cpu"].items():
+        with tempfile.TemporaryDirectory() as name:
+            write_tokens(Path(name), values["model"].get("vocab_size", 1024))
             found = results[shape] = measure(values, Path(name), seconds, where)
             found["share_of_matmul"] = found["tflops"] * 1e12 / peak
             print(
-                f"{shape:24} {found['tokens_per_second']:12,.0f} {found['tflops']:9.3f} "
+                f"{shape:30} {found['tokens_per_second']:12,.0f} {found['tflops']:9.3f} "
                 f"{found['share_of_matmul']:6.1%} {found['setup_seconds']:8.1f} {found['peak_gib']:6.1f}"
             )
     print(json.dumps({"device": device.name(where), "matmul_tflops": peak / 1e12, "shapes": results}))

@@ -118,12 +118,12 @@ class Head(nn.Module):
         losses = each(x, weight_VD, targets)
         return losses.view_as(targets_BT).mean(1) if per_sequence else losses.mean()
 
-    def compile_parts(self) -> None:
+    def compile_parts(self, backend: str) -> None:
         """Compile the whole, or, where it goes by chunks, what happens to a chunk."""
         if self.chunked is None:
-            self.compile(dynamic=False, fullgraph=True)
+            self.compile(dynamic=False, fullgraph=True, backend=backend)
         else:
-            self.chunked.compile()
+            self.chunked.compile(backend)
 
 
 class GPT(nn.Module):
@@ -153,7 +153,9 @@ class GPT(nn.Module):
         """
         head_dim = self.config.model_dim // self.config.num_heads
         cos, sin = rotary_tables(tokens_BT.size(1), head_dim, self.config.rope_base, tokens_BT.device)
-        x = x0 = rms_norm(self.embedding(tokens_BT).to(self.dtype))
+        x0 = rms_norm(self.embedding(tokens_BT).to(self.dtype))
+        # Views, as an argument that is given twice would get graphs of its own: five in place of three.
+        x = x0.view_as(x0)
         pushed: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             if index >= self.pushes and pushed:
@@ -161,23 +163,26 @@ class GPT(nn.Module):
             else:
                 x = block(x, x0, cos, sin)
             if index < self.pushes:
-                pushed.append(x)
+                pushed.append(x.view_as(x))
         weight = self.embedding.weight if self.lm_head is None else self.lm_head.weight
         loss: Tensor = self.head(x, weight, targets_BT, per_sequence)
         return loss
 
-    def compile_blocks(self) -> None:
+    def compile_blocks(self, backend: str = "inductor") -> None:
         """Compile block by block: three graphs serve every depth, and a shape compiles once a process.
 
         On a GPU that has them, our own kernels take the place of what the compiler would make of two parts.
+
+        Args:
+            backend: of torch.compile; tests count graphs without making any code of them.
         """
         torch._dynamo.config.recompile_limit = 256
         for block in self.blocks:
             assert isinstance(block, Block)
             block.attention.kernel = use_rotate_kernel(self.config, self.dtype)
             block.mlp.kernel = use_relu2_kernel(self.config, self.dtype)
-            block.compile(dynamic=False, fullgraph=True)
-        self.head.compile_parts()
+            block.compile(dynamic=False, fullgraph=True, backend=backend)
+        self.head.compile_parts(backend)
 
 
 def use_rotate_kernel(config: ModelConfig, dtype: torch.dtype) -> bool:

@@ -76,9 +76,9 @@ class ChunkedLoss:
         self.losses: Callable[..., Tensor] = chunk_losses
         self.gradients: Callable[..., tuple[Tensor, Tensor, Tensor]] = chunk_gradients
 
-    def compile(self) -> None:
-        self.losses = torch.compile(chunk_losses, dynamic=False, fullgraph=True)
-        self.gradients = torch.compile(chunk_gradients, dynamic=False, fullgraph=True)
+    def compile(self, backend: str) -> None:
+        self.losses = torch.compile(chunk_losses, dynamic=False, fullgraph=True, backend=backend)
+        self.gradients = torch.compile(chunk_gradients, dynamic=False, fullgraph=True, backend=backend)
 
     def mean(self, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
         """The mean loss, with gradients for x and weight."""

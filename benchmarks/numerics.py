@@ -25,7 +25,7 @@ from trainer.data import TrainBatches, open_corpus
 from trainer.models.gpt import GPT
 from trainer.optim import Optimizers
 
-SEQ_LEN, SEQUENCES, LAST = 1024, 32, 10
+SEQ_LEN, SEQUENCES, LAST = 512, 32, 10
 ATTENTION = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION, "math": SDPBackend.MATH}
 
 

@@ -1,6 +1,7 @@
 """Training speed on this machine: tokens/s, TFLOP/s, and the share of the matrix rate of the same process.
 
     python -m benchmarks.trainer [--seconds 10]
+    torchrun --standalone --nproc-per-node 2 -m benchmarks.trainer    # the same run on two devices
 
 Tokens are random: speed does not depend on them. FLOPs a token are 6 for each weight of a matrix product (tied head
 included, embedding look-up free) and 6 · layers · length · width for causal attention. Prints a table
@@ -10,8 +11,11 @@ and one JSON line.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,8 +24,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainer import device, events
+from trainer import device, distributed, events
 from trainer.config import ModelConfig, TrainConfig
+from trainer.distributed import Group
 from trainer.loop import train
 
 SHAPES: dict[str, dict[str, dict[str, Any]]] = {
@@ -60,7 +65,7 @@ def write_tokens(folder: Path, vocab: int) -> None:
     """A prepared folder of random tokens, some more likely than others, so that a loss can fall."""
     generator = np.random.default_rng(0)
     likelihood = 1.0 / np.arange(1, vocab + 1)
-    for split, count in (("train", 4_000_000), ("val", 100_000)):
+    for split, count in (("train", 4_000_000), ("val", 1_100_000)):
         header = np.zeros(256, dtype="<i4")
         header[:3] = 20240520, 1, count
         tokens = generator.choice(vocab, size=count, p=likelihood / likelihood.sum()).astype("<u2")
@@ -92,18 +97,20 @@ def matmul_rate(where: torch.device) -> float:
     return 2 * size**3 / statistics.median(seconds[2:])
 
 
-def measure(values: dict[str, dict[str, Any]], folder: Path, seconds: float, where: torch.device) -> dict[str, float]:
+def measure(
+    values: dict[str, dict[str, Any]], folder: Path, seconds: float, where: torch.device, group: Group
+) -> dict[str, float]:
     config = TrainConfig.from_dict(
         {
             **values,
             "data": {**values["data"], "path": str(folder)},
             "budget": {"seconds": seconds},
-            "eval": {"final_val_tokens": values["data"].get("seq_len", 1024)},
+            "eval": {"val_tokens": 1024, "final_val_tokens": 1024},
             "runtime": {"device": where.type},
         }
     )
     said: list[events.Event] = []
-    train(config, said.append, lambda: False)
+    train(config, said.append, lambda: False, group)
     if isinstance(said[-1], events.Failure):
         raise SystemExit(f"{said[-1].reason}: {said[-1].message}")
     rates = [event.tokens_per_second for event in said if isinstance(event, events.Step)]
@@ -123,21 +130,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0, help="training seconds a shape")
     seconds = parser.parse_args().seconds
+    with distributed.joined() as group, contextlib.redirect_stdout(sys.stdout if group.rank == 0 else io.StringIO()):
+        benchmark(seconds, group)
+
+
+def benchmark(seconds: float, group: Group) -> None:
+    """Measure every shape of this kind of device and print what was found."""
     where = device.choose("auto")
     peak = matmul_rate(where)
-    print(f"{device.name(where)}, torch {torch.__version__}, matrix rate {peak / 1e12:.3f} TFLOP/s")
+    print(f"{group.size} x {device.name(where)}, torch {torch.__version__}, matrix rate {peak / 1e12:.3f} TFLOP/s each")
     print(f"{'shape':30} {'tokens/s':>12} {'TFLOP/s':>9} {'share':>6} {'setup s':>8} {'GiB':>6}")
     results = {}
     for shape, values in SHAPES["cuda" if where.type == "cuda" else "cpu"].items():
         with tempfile.TemporaryDirectory() as name:
             write_tokens(Path(name), values["model"].get("vocab_size", 1024))
-            found = results[shape] = measure(values, Path(name), seconds, where)
-            found["share_of_matmul"] = found["tflops"] * 1e12 / peak
-            print(
-                f"{shape:30} {found['tokens_per_second']:12,.0f} {found['tflops']:9.3f} "
-                f"{found['share_of_matmul']:6.1%} {found['setup_seconds']:8.1f} {found['peak_gib']:6.1f}"
-            )
-    print(json.dumps({"device": device.name(where), "matmul_tflops": peak / 1e12, "shapes": results}))
+            found = results[shape] = measure(values, Path(name), seconds, where, group)
+        found["share_of_matmul"] = found["tflops"] * 1e12 / peak / group.size
+        print(
+            f"{shape:30} {found['tokens_per_second']:12,.0f} {found['tflops']:9.3f} "
+            f"{found['share_of_matmul']:6.1%} {found['setup_seconds']:8.1f} {found['peak_gib']:6.1f}",
+            flush=True,
+        )
+    print(
+        json.dumps(
+            {"device": device.name(where), "devices": group.size, "matmul_tflops": peak / 1e12, "shapes": results}
+        )
+    )
 
 
 if __name__ == "__main__":

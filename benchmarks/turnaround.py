@@ -3,7 +3,9 @@
     python -m benchmarks.turnaround [--trials 20] [--seconds 15] [--data FOLDER]
 
 Rates, decay, seeds, batch (4 values) and depth (4 values) vary from trial to trial. Busy share is training seconds
-over wall seconds; turnaround is what a trial takes besides. Prints a table and one JSON line.
+over wall seconds; turnaround is what a trial takes besides: set-up, two rungs and the final validation, all on the
+same tokens. The first trial compiles; the count of graphs must stay where it leaves it. Prints a table and one JSON
+line.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "data": {"seq_len": 2048, "micro_batch_tokens": 65_536},
         "depths": [5, 6, 7, 9],
         "batches": [65_536, 131_072, 262_144, 524_288],
-        "val_tokens": 2_097_152,
+        "val_tokens": 524_288,
     },
     "cpu": {
         "model": {"model_dim": 128, "num_heads": 4, "num_kv_heads": 2},
@@ -64,35 +67,49 @@ def configs(size: dict[str, Any], trials: int, seconds: float, folder: str) -> l
     return made
 
 
-def run(process: subprocess.Popen[str], config: dict[str, Any]) -> tuple[events.Start, events.End, float]:
-    """One trial and its wall seconds, from the request to its end."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One trial as its events told it; seconds."""
+
+    start: events.Start
+    end: events.End
+    wall: float
+    """From the request to the end."""
+    validation: float
+
+
+def run(process: subprocess.Popen[str], config: dict[str, Any]) -> Trial:
     assert process.stdin and process.stdout
     began = time.perf_counter()
     process.stdin.write(json.dumps({"request": "run", "config": config}) + "\n")
     process.stdin.flush()
     start: events.Start | None = None
+    validation = 0.0
     for line in process.stdout:
         event = events.decode(line)
         if isinstance(event, events.Start):
             start = event
+        elif isinstance(event, events.Eval):
+            validation += event.eval_seconds
         elif isinstance(event, events.Failure):
             raise SystemExit(f"{event.reason}: {event.message}\n{event.traceback}")
         elif isinstance(event, events.End):
             assert start is not None
-            return start, event, time.perf_counter() - began
+            return Trial(start=start, end=event, wall=time.perf_counter() - began, validation=validation)
     raise SystemExit("the trainer went away")
 
 
-def measure(process: subprocess.Popen[str], number: int, config: dict[str, Any]) -> dict[str, float]:
+def measure(process: subprocess.Popen[str], number: int, config: dict[str, Any]) -> Trial:
     """Run one trial and print its line."""
-    start, end, wall = run(process, config)
-    sizes = f"{number:5} {config['model']['num_layers']:6} {config['data']['batch_tokens']:9,}"
-    note = "" if end.reason == "complete" else f"  {end.reason}: {end.detail}"
+    trial = run(process, config)
     print(
-        f"{sizes} {end.seconds:8.2f} {wall:8.2f} {start.setup_seconds:8.2f} {wall - end.seconds:13.2f}{note}",
+        f"{number:5} {config['model']['num_layers']:6} {config['data']['batch_tokens']:9,} {trial.end.seconds:8.2f} "
+        f"{trial.wall:8.2f} {trial.start.setup_seconds:8.2f} {trial.validation:13.2f} "
+        f"{trial.wall - trial.end.seconds:13.2f} {trial.start.compiled_graphs:7}"
+        + ("" if trial.end.reason == "complete" else f"  {trial.end.reason}: {trial.end.detail}"),
         flush=True,
     )
-    return {"train": end.seconds, "wall": wall}
+    return trial
 
 
 def main() -> None:
@@ -109,16 +126,18 @@ def main() -> None:
         command = [sys.executable, "-m", "trainer", "serve"]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             began = time.perf_counter()
-            print("trial layers     batch  train s   wall s  setup s  turnaround s")
+            print("trial layers     batch  train s   wall s  setup s  validation s  turnaround s  graphs")
             rows = [measure(process, number, config) for number, config in enumerate(trials)]
             wall = time.perf_counter() - began
             assert process.stdin
             process.stdin.close()
     later = rows[5:] or rows
     summary = {
-        "busy_share": sum(row["train"] for row in rows) / wall,
-        "busy_share_from_sixth": sum(row["train"] for row in later) / sum(row["wall"] for row in later),
-        "turnaround_p50_seconds": statistics.median(row["wall"] - row["train"] for row in rows),
+        "busy_share": sum(row.end.seconds for row in rows) / wall,
+        "busy_share_from_sixth": sum(row.end.seconds for row in later) / sum(row.wall for row in later),
+        "turnaround_p50_seconds": statistics.median(row.wall - row.end.seconds for row in rows),
+        "graphs_after_first_trial": rows[0].start.compiled_graphs,
+        "graphs_after_last_trial": rows[-1].start.compiled_graphs,
     }
     print(json.dumps(summary))
 

@@ -1,7 +1,7 @@
 """`python -m trainer run CONFIG.json` trains once; `python -m trainer serve` trains run after run.
 
 Both write events to stdout, one JSON object a line. CONFIG.json holds TrainConfig's values, nested; what it
-leaves out keeps its default.
+leaves out keeps its default. `torchrun --standalone --nproc-per-node N -m trainer …` shares each run among N devices.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from trainer import serve
+from trainer import distributed, serve
 
 
 def main() -> int:
@@ -23,13 +23,15 @@ def main() -> int:
     commands.add_parser("serve", help="requests on stdin, events on stdout")
     arguments = parser.parse_args()
     if arguments.command == "serve":
-        serve.serve()
+        with distributed.joined() as group:
+            serve.serve(group)
         return 0
     try:
         values = json.loads(arguments.config.read_text())
     except (OSError, ValueError) as error:
         parser.error(f"cannot read {arguments.config}: {error}")
-    return serve.run_file(values)
+    with distributed.joined() as group:
+        return serve.run_file(values, group)
 
 
 if __name__ == "__main__":

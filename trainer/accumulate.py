@@ -7,9 +7,10 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor, nn
 
-from trainer.config import TrainConfig
+from trainer.config import ConfigError, TrainConfig
 from trainer.data import TrainBatches
 from trainer.device import is_out_of_memory, memory_bytes, release_memory
+from trainer.distributed import Group
 from trainer.models.loss import WHOLE_VOCAB
 
 SHARE_FOR_ACTIVATIONS = 0.7
@@ -27,7 +28,8 @@ class Accumulator:
 
     A size found by halving is remembered for all runs of the process that ask for the same `shape`.
 
-    The sum over micro-batches is the mean over the batch whatever the split, so halving changes speed alone.
+    The sum over micro-batches is the mean over the batch whatever the split, so halving changes speed alone. Each
+    rank computes its part of the batch, `sequences` of it; if memory runs out on one, all halve and repeat the step.
     """
 
     def __init__(
@@ -39,12 +41,14 @@ class Accumulator:
         largest_micro_sequences: int,
         shape: Hashable,
         device: torch.device,
+        group: Group,
         notify: Callable[[str], None],
     ) -> None:
         self._model = model
         self._batches = batches
         self._sequences = sequences
         self._device = device
+        self._group = group
         self._notify = notify
         self._shape = shape
         limit = min(largest_micro_sequences, _found_by_halving.get(shape, sequences))
@@ -61,18 +65,32 @@ class Accumulator:
             OutOfMemory: a single sequence does not fit.
         """
         begin = self._batches.position
-        while True:
-            try:
-                return self._run_once()
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                message = str(error).splitlines()[0]
-            # Outside the handler: the traceback there keeps the failed graph's memory alive.
-            self._batches.position = begin
-            self._halve(message)
+        while (loss := self._attempt(begin)) is None:
+            pass
+        self._batches.position = begin + self._group.size * self._sequences
+        gradients = [parameter.grad for parameter in self._model.parameters() if parameter.grad is not None]
+        self._group.average([loss, *gradients])
+        return loss
 
-    def _run_once(self) -> Tensor:
+    def _attempt(self, begin: int) -> Tensor | None:
+        """Gradients and mean loss of this rank's part of the batch at `begin`; None, and a smaller micro-batch for the
+        next attempt, when memory ran out on any rank."""
+        loss, message = None, ""
+        try:
+            loss = self._run_once(begin + self._group.rank * self._sequences)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            message = str(error).splitlines()[0]
+        # Outside the handler: the traceback there keeps the failed graph's memory alive.
+        failed, hopeless = self._group.largest(loss is None, loss is None and self.micro_sequences == 1)
+        if failed:
+            self._halve(message or "on another device of the run", bool(hopeless))
+            return None
+        return loss
+
+    def _run_once(self, begin: int) -> Tensor:
+        self._batches.position = begin
         total = torch.zeros((), device=self._device)
         for _ in range(self.micro_batches):
             loss = self._model(*self._batches.take(self.micro_sequences)) / self.micro_batches
@@ -80,11 +98,11 @@ class Accumulator:
             total += loss.detach()
         return total
 
-    def _halve(self, message: str) -> None:
+    def _halve(self, message: str, hopeless: bool) -> None:
         for parameter in self._model.parameters():
             parameter.grad = None
         release_memory(self._device)
-        if self.micro_sequences == 1:
+        if hopeless:
             raise OutOfMemory(f"one sequence does not fit in the memory of this device: {message}")
         before = self.micro_sequences
         self.micro_sequences = largest_divisor(self._sequences, before // 2)
@@ -96,6 +114,22 @@ class Accumulator:
 
 
 _found_by_halving: dict[Hashable, int] = {}
+
+
+def sequences_a_rank(config: TrainConfig, group: Group) -> int:
+    """Sequences of each step that every rank computes.
+
+    Raises:
+        ConfigError: the batch cannot be shared evenly.
+    """
+    data = config.data
+    if data.batch_tokens % (data.seq_len * group.size):
+        raise ConfigError(
+            f"data.batch_tokens is {data.batch_tokens}, {data.batch_tokens // data.seq_len} sequences of data.seq_len "
+            f"{data.seq_len}, which {group.size} devices cannot share evenly; make it a multiple of "
+            f"{data.seq_len * group.size}, or use another number of devices"
+        )
+    return data.batch_tokens // data.seq_len // group.size
 
 
 def largest_micro_sequences(config: TrainConfig, device: torch.device) -> int:

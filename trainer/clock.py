@@ -58,6 +58,15 @@ class Clock:
         return min(1.0, (self.seconds + 0.5 * self._last_step_seconds) / self._budget.seconds)
 
     @property
+    def reading(self) -> tuple[float, float]:
+        """Training seconds so far and those of the last step; settable, for a rank that goes by another's clock."""
+        return self.seconds, self._last_step_seconds
+
+    @reading.setter
+    def reading(self, reading: tuple[float, float]) -> None:
+        self.seconds, self._last_step_seconds = reading
+
+    @property
     def exhausted(self) -> bool:
         return self.progress >= 1.0
 

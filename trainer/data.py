@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from trainer.config import TrainConfig
 from trainer.device import memory_bytes
 
 MAGIC, VERSION, HEADER_BYTES = 20240520, 1, 1024
@@ -174,6 +175,25 @@ class Corpus:
     val: TokenStore
     token_bytes: npt.NDArray[np.int64]
     """(ids of the tokeniser,) bytes of text that each token stands for."""
+
+
+def corpus_for(config: TrainConfig, device: torch.device) -> Corpus:
+    """The folder that a config names, opened on a device.
+
+    Raises:
+        DataError: as `open_corpus`; no folder is named, or the model has fewer words than the data.
+    """
+    folder, vocab_size = config.data.path, config.model.vocab_size
+    if not folder:
+        raise DataError("data.path is empty; it names a folder that `sweeper data prepare` wrote")
+    corpus = open_corpus(Path(folder), device)
+    ids = len(corpus.token_bytes)
+    if ids > vocab_size:
+        raise DataError(
+            f"the data in {folder!r} uses {ids} token ids, but model.vocab_size is {vocab_size}; "
+            f"set it to at least {ids}"
+        )
+    return corpus
 
 
 def open_corpus(folder: Path, device: torch.device) -> Corpus:

@@ -26,8 +26,9 @@ class Start:
     parameters: int
     """Trained parameters, the tied embedding once."""
     micro_batch_tokens: int
+    """Of one device."""
     accumulation: int
-    """Micro-batches a step; micro_batch_tokens × accumulation = tokens per step."""
+    """Micro-batches a step on each device; micro_batch_tokens × accumulation × devices = tokens per step."""
     setup_seconds: float
     """Model building, compilation and warm-up: off the clock."""
     resumed_step: int = 0
@@ -37,7 +38,7 @@ class Start:
     graph_breaks: int = 0
     """Places where the compiler gave up so far; 0 as it should be."""
     devices: int = 1
-    """Devices that share the run."""
+    """Devices that share the run, a process each; device_name is the first one's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +57,7 @@ class Step:
     lr_factor: float
     """Scheduled share of the peak rate."""
     tokens_per_second: float
-    """Since the last Step event."""
+    """Of all devices together, since the last Step event."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +117,7 @@ class End:
     wall_seconds: float
     """Everything since the config was read, setup and validation included."""
     peak_memory_bytes: int = 0
-    """Largest device memory; 0 where the device does not say."""
+    """Largest memory of the first device; 0 where it does not say."""
     detail: str = ""
 
 

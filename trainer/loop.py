@@ -8,6 +8,7 @@ from collections.abc import Callable
 from trainer import accumulate, checkpoint, device, events
 from trainer.config import ConfigError, TrainConfig
 from trainer.data import DataError
+from trainer.distributed import ALONE, Group
 from trainer.divergence import Diverged
 from trainer.run import Emit, Run, Stopped
 
@@ -20,8 +21,8 @@ FAILURES: dict[type[Exception], str] = {
 """What cannot be the fault of a trial's values, and the reason that the Failure gives."""
 
 
-def train(config: TrainConfig, emit: Emit, should_stop: Callable[[], bool]) -> None:
-    """Train one model on one budget.
+def train(config: TrainConfig, emit: Emit, should_stop: Callable[[], bool], group: Group = ALONE) -> None:
+    """Train one model on one budget, on every rank of `group` at once.
 
     Emits Start, then Step, Eval and Notice as they come, Outcome if the budget is reached, and ends with
     exactly one End or Failure. Nothing is raised for what an event can say.
@@ -29,12 +30,13 @@ def train(config: TrainConfig, emit: Emit, should_stop: Callable[[], bool]) -> N
     Args:
         config: of the run.
         emit: is given every event, on the calling thread.
-        should_stop: asked at least once a step; True ends the run within one step.
+        should_stop: asked at least once a step; True, on any rank, ends the run within one step.
+        group: the processes that share the run; each is given the events, as rank 0 should say them.
     """
     began = time.perf_counter()
     run: Run | None = None
     try:
-        run = Run(config, emit, should_stop)
+        run = group.together(lambda: Run(config, emit, should_stop, group), tuple(FAILURES))
         with device.fast_attention(run.device):
             run.prepare(began)
             run.to_the_end()

@@ -6,12 +6,15 @@ the iteration as one stack, which on a GPU costs a tenth of one by one.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from trainer.distributed import ALONE, Group
 
 NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
@@ -51,6 +54,7 @@ class Muon(torch.optim.Optimizer):
         momentum: of the gradient average.
         weight_decay: weights are multiplied by 1 - lr * weight_decay before each step.
         newton_schulz_steps: iterations of `orthogonalize`, in bfloat16 on CUDA, float32 elsewhere.
+        group: whose ranks share the iterations. They all keep all of the momentum: it costs far less.
     """
 
     def __init__(
@@ -61,7 +65,9 @@ class Muon(torch.optim.Optimizer):
         momentum: float,
         weight_decay: float,
         newton_schulz_steps: int,
+        group: Group = ALONE,
     ) -> None:
+        self._group = group
         defaults: dict[str, Any] = {
             "lr": lr,
             "momentum": momentum,
@@ -73,26 +79,38 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # no closure, so no loss to return
         assert closure is None, "Muon takes no closure"
-        for group in self.param_groups:
+        for settings in self.param_groups:
             by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
-            for parameter in group["params"]:
+            for parameter in settings["params"]:
                 if parameter.grad is not None:
                     by_shape[parameter.shape].append(parameter)
-            for parameters in by_shape.values():
-                self._step_stack(parameters, group)
+            stacks = list(by_shape.values())
+            shares = [self._orthogonal_share(parameters, settings) for parameters in stacks]
+            for parameters, updates in zip(stacks, self._group.gather(shares), strict=True):
+                self._apply(parameters, updates.flatten(0, 1)[: len(parameters)], settings)
 
-    def _step_stack(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+    def _orthogonal_share(self, parameters: list[Tensor], settings: dict[str, Any]) -> Tensor:
+        """Take the gradients of N matrices into their momentum; (n, R, C), what this rank orthogonalises of them.
+
+        n is N over the ranks, rounded up. Who would come out short repeats the last matrix: its update, past the end
+        of the gathered ones, is cut off.
+        """
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         buffers = [self._buffer(parameter) for parameter in parameters]
-        torch._foreach_mul_(buffers, group["momentum"])
+        torch._foreach_mul_(buffers, settings["momentum"])
         torch._foreach_add_(buffers, gradients)
-        directions = torch._foreach_add(gradients, buffers, alpha=group["momentum"])
+        directions = torch._foreach_add(gradients, buffers, alpha=settings["momentum"])
+        count = math.ceil(len(directions) / self._group.size)
+        begin = self._group.rank * count
+        mine = [directions[min(index, len(directions) - 1)] for index in range(begin, begin + count)]
         dtype = torch.bfloat16 if parameters[0].is_cuda else torch.float32
-        updates_NRC = orthogonalize(torch.stack(directions).to(dtype), group["newton_schulz_steps"])
+        return orthogonalize(torch.stack(mine).to(dtype), settings["newton_schulz_steps"])
+
+    def _apply(self, parameters: list[Tensor], updates_NRC: Tensor, settings: dict[str, Any]) -> None:
         rows, columns = parameters[0].shape
-        step_size = group["lr"] * max(1.0, rows / columns) ** 0.5
-        if group["weight_decay"]:
-            torch._foreach_mul_(parameters, 1.0 - group["lr"] * group["weight_decay"])
+        step_size = settings["lr"] * max(1.0, rows / columns) ** 0.5
+        if settings["weight_decay"]:
+            torch._foreach_mul_(parameters, 1.0 - settings["lr"] * settings["weight_decay"])
         updates = list(updates_NRC.to(parameters[0].dtype).unbind())
         torch._foreach_add_(parameters, updates, alpha=-step_size)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from trainer.config import OptimConfig
+from trainer.distributed import ALONE, Group
 from trainer.models.gpt import GPT
 from trainer.muon import Muon
 
@@ -34,7 +35,7 @@ def _is_matrix(name: str, parameter: Tensor) -> bool:
 class Optimizers:
     """Muon for the matrices of the blocks, AdamW for the rest, one schedule over both."""
 
-    def __init__(self, model: GPT, config: OptimConfig) -> None:
+    def __init__(self, model: GPT, config: OptimConfig, group: Group = ALONE) -> None:
         groups = partition(model)
         self._config = config
         self._muon = Muon(
@@ -43,6 +44,7 @@ class Optimizers:
             momentum=config.momentum,
             weight_decay=config.matrix_weight_decay,
             newton_schulz_steps=config.newton_schulz_steps,
+            group=group,
         )
         adam_groups: list[dict[str, Any]] = [
             {"params": groups["embedding"], "lr": config.embed_lr, "weight_decay": config.adam_weight_decay},
@@ -55,18 +57,18 @@ class Optimizers:
             eps=config.eps,
             fused=groups["embedding"][0].device.type in ("cuda", "cpu"),
         )
-        for group in (*self._muon.param_groups, *self._adam.param_groups):
-            group["peak_lr"] = group["lr"]
+        for settings in (*self._muon.param_groups, *self._adam.param_groups):
+            settings["peak_lr"] = settings["lr"]
         self._parameters = [p for group in groups.values() for p in group]
 
     def step(self, *, lr_factor: float, momentum: float) -> None:
         """Clip, update every parameter at `lr_factor` of its peak rate, and clear the gradients."""
         if self._config.grad_clip > 0:
             torch.nn.utils.clip_grad_norm_(self._parameters, self._config.grad_clip, foreach=True)
-        for group in (*self._muon.param_groups, *self._adam.param_groups):
-            group["lr"] = group["peak_lr"] * lr_factor
-        for group in self._muon.param_groups:
-            group["momentum"] = momentum
+        for settings in (*self._muon.param_groups, *self._adam.param_groups):
+            settings["lr"] = settings["peak_lr"] * lr_factor
+        for settings in self._muon.param_groups:
+            settings["momentum"] = momentum
         self._muon.step()
         self._adam.step()
         self.clear_gradients()

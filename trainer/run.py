@@ -5,23 +5,23 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from trainer import accumulate, checkpoint, device, events, schedule
 from trainer.clock import Clock
 from trainer.config import TrainConfig
 from trainer.curve import Curve
-from trainer.data import Corpus, DataError, TrainBatches, open_corpus
-from trainer.divergence import Diverged, DivergenceWatch
+from trainer.data import TrainBatches, corpus_for
+from trainer.distributed import ALONE, Group
+from trainer.divergence import Diverged
 from trainer.evaluate import Score, Validator
 from trainer.models.gpt import GPT
 from trainer.optim import Optimizers
+from trainer.readout import Readout
 
 Emit = Callable[[events.Event], None]
 MOST_EPOCHS = 4
@@ -37,30 +37,33 @@ class Stopped(Exception):
 
 
 class Run:
-    """The parts of one run: model, optimisers, data, clock; and what is due at each step."""
+    """The parts of one run: model, optimisers, data, clock; and what is due at each step.
 
-    def __init__(self, config: TrainConfig, emit: Emit, should_stop: Callable[[], bool]) -> None:
+    Built on every rank of `group`; nothing is exchanged with the others before `prepare`.
+    """
+
+    def __init__(self, config: TrainConfig, emit: Emit, should_stop: Callable[[], bool], group: Group = ALONE) -> None:
         self.config = config
         self.emit = emit
         self.should_stop = should_stop
+        self.group = group
         self.device = device.choose(config.runtime.device)
+        group.check(self.device)
         device.reset_peak_memory(self.device)
-        corpus = self._open_corpus()
-        torch.manual_seed(config.seeds.init)
-        self.model = GPT(config.model, device.compute_dtype(self.device)).to(self.device)
-        if config.runtime.compile == "on" or (config.runtime.compile == "auto" and self.device.type == "cuda"):
-            self.model.compile_blocks()
-        self.optimizers = Optimizers(self.model, config.optim)
+        corpus = corpus_for(config, self.device)
+        self.model = self._build_model()
+        self.optimizers = Optimizers(self.model, config.optim, group)
         self.clock = Clock(config.budget, config.data.batch_tokens, self.device)
         seq_len = config.data.seq_len
         self.batches = TrainBatches(corpus.train, seq_len, config.seeds.data)
         self.accumulator = accumulate.Accumulator(
             self.model,
             self.batches,
-            sequences=config.data.batch_tokens // seq_len,
+            sequences=accumulate.sequences_a_rank(config, group),
             largest_micro_sequences=accumulate.largest_micro_sequences(config, self.device),
             shape=(config.model, seq_len),
             device=self.device,
+            group=group,
             notify=lambda message: emit(events.Notice(message=message)),
         )
         self.validate_rung, self.validate_final = (
@@ -70,28 +73,24 @@ class Run:
                 tokens=tokens,
                 batch_sequences=self.accumulator.micro_sequences,
                 device=self.device,
+                group=group,
             )
             for tokens in (config.eval.val_tokens, config.eval.final_val_tokens)
         )
         self.evaluations_done = 0
         self._saved_at = 0.0
-        self._divergence = DivergenceWatch()
+        self._stop_asked = False
         self._told_of_repetition = False
-        self._curve = Curve(config.runtime.log_every_seconds)
-        self._unread: deque[tuple[Tensor, int, float]] = deque()
+        self._readout = Readout(Curve(config.runtime.log_every_seconds), emit)
 
-    def _open_corpus(self) -> Corpus:
-        folder, vocab_size = self.config.data.path, self.config.model.vocab_size
-        if not folder:
-            raise DataError("data.path is empty; it names a folder that `sweeper data prepare` wrote")
-        corpus = open_corpus(Path(folder), self.device)
-        if len(corpus.token_bytes) > vocab_size:
-            ids = len(corpus.token_bytes)
-            raise DataError(
-                f"the data in {folder!r} uses {ids} token ids, but model.vocab_size is {vocab_size}; "
-                f"set it to at least {ids}"
-            )
-        return corpus
+    def _build_model(self) -> GPT:
+        wanted = self.config.runtime.compile
+        torch.manual_seed(self.config.seeds.init)
+        with self.device:  # drawn there: the host would take 0.3 s for 24 M weights
+            model = GPT(self.config.model, device.compute_dtype(self.device))
+        if wanted == "on" or (wanted == "auto" and self.device.type == "cuda"):
+            model.compile_blocks()
+        return model
 
     def prepare(self, began: float) -> None:
         """Warm up, resume from a checkpoint if there is one, and say Start."""
@@ -107,6 +106,7 @@ class Run:
                 accumulation=self.accumulator.micro_batches,
                 setup_seconds=time.perf_counter() - began,
                 resumed_step=resumed_step,
+                devices=self.group.size,
                 **device.compiled(),
             )
         )
@@ -120,19 +120,21 @@ class Run:
         """
         if self._evaluation_is_due():
             self._evaluate_rung()  # the run was stopped in the middle of this one
+        self._agree()
         self.clock.resume()
         while not self.clock.exhausted:
-            if self.should_stop():
+            if self._stop_asked:
                 self.clock.pause()
                 self._save()
                 raise Stopped
             self._step()
+            self._agree()
             if self._evaluation_is_due():
                 self._off_the_clock(self._evaluate_rung)
             if self._checkpoint_is_due():
                 self._off_the_clock(self._save)
         self.clock.pause()
-        self._read_losses(keep=0)
+        self._readout.read(self.clock, keep=0)
         self._save()
         # The last point of the curve is measured as all others were; the score may take more of the text.
         streamed = self._evaluate(self.validate_rung, fraction=1.0)
@@ -151,12 +153,11 @@ class Run:
     def _step(self) -> None:
         progress = self.clock.next_progress
         factor = schedule.lr_factor(self.config.schedule, progress)
-        loss = device.start_read(self.accumulator.run())
+        self._readout.add(self.accumulator.run(), step=self.clock.step + 1, progress=progress, lr_factor=factor)
         self.optimizers.step(lr_factor=factor, momentum=schedule.momentum(self.config.optim, progress))
         self.clock.tick()
-        self._unread.append((loss, self.clock.step, factor))
         # On CUDA the clock has waited for the step before this one: its loss is there without a stall.
-        self._read_losses(keep=1 if self.device.type == "cuda" else 0)
+        self._readout.read(self.clock, keep=1 if self.device.type == "cuda" else 0)
         if self.batches.epoch >= MOST_EPOCHS and not self._told_of_repetition:
             self._told_of_repetition = True
             self.emit(
@@ -165,21 +166,6 @@ class Run:
                     "now memorises them, and val_bpb says little about rates; use a larger data set or a smaller budget"
                 )
             )
-
-    def _read_losses(self, keep: int) -> None:
-        """Judge and log the losses of all but the last `keep` steps.
-
-        Raises:
-            Diverged: one of them says so.
-        """
-        while len(self._unread) > keep:
-            tensor, step, factor = self._unread.popleft()
-            loss, progress = tensor.item(), self.clock.progress
-            self._divergence.see(loss, step, progress)
-            rate = self._curve.due(self.clock)
-            if rate is not None:
-                moment = {**self._moment(), "step": step, "progress": progress}
-                self.emit(events.Step(**moment, train_loss=loss, lr_factor=factor, tokens_per_second=rate))
 
     def _checkpoint_is_due(self) -> bool:
         wanted = self.config.checkpoint
@@ -194,7 +180,7 @@ class Run:
         )
 
     def _evaluate_rung(self) -> None:
-        self._read_losses(keep=0)
+        self._readout.read(self.clock, keep=0)
         self._evaluate(self.validate_rung, self.config.eval.fractions[self.evaluations_done])
         self.evaluations_done += 1
 
@@ -224,11 +210,23 @@ class Run:
             raise Diverged(f"val_loss is {score.val_loss} at step {self.clock.step}")
         return score
 
+    def _agree(self) -> None:
+        """Go by rank 0's clock, and stop where any rank is asked to: all that is due follows from these two.
+
+        Whether memory ran out is agreed on apart: it must be known before the gradients are averaged, but the clock
+        only after the step.
+        """
+        reading = self.clock.reading if self.group.rank == 0 else (0.0, 0.0)
+        seconds, last_step_seconds, stop = self.group.largest(*reading, self.should_stop())
+        self.clock.reading = seconds, last_step_seconds
+        self._stop_asked = bool(stop)
+
     def _moment(self) -> dict[str, Any]:
         return {"step": self.clock.step, "tokens": self.clock.tokens, "seconds": self.clock.seconds}
 
     def _off_the_clock(self, action: Callable[[], None]) -> None:
         self.clock.pause()
+        self._agree()
         action()
         self.clock.resume()
 
@@ -246,7 +244,7 @@ class Run:
         for validator in (self.validate_rung, self.validate_final):
             validator.warm_up(self.model)
         self.model.load_state_dict(weights)
-        self.optimizers = Optimizers(self.model, self.config.optim)
+        self.optimizers = Optimizers(self.model, self.config.optim, self.group)
         self.batches.position = 0
         _warmed.add(self._shape())
 
@@ -257,36 +255,39 @@ class Run:
     def _save(self) -> None:
         if not self.config.checkpoint.path:
             return
-        self._read_losses(keep=0)
-        checkpoint.save(
-            Path(self.config.checkpoint.path),
-            {
-                "config": self.config.to_dict(),
-                "model": self.model.state_dict(),
-                "optimizers": self.optimizers.state(),
-                "position": self.batches.position,
-                "clock": self.clock.state(),
-                "random": checkpoint.random_state(self.device),
-                "divergence": self._divergence.state(),
-                "evaluations_done": self.evaluations_done,
-            },
-        )
+        self._readout.read(self.clock, keep=0)
+        if self.group.rank == 0:
+            checkpoint.save(Path(self.config.checkpoint.path), self._state())
         self._saved_at = self.clock.seconds
+
+    def _state(self) -> dict[str, Any]:
+        """For a checkpoint: the same on every rank, so that any number of devices can go on from it."""
+        return {
+            "config": self.config.to_dict(),
+            "model": self.model.state_dict(),
+            "optimizers": self.optimizers.state(),
+            "position": self.batches.position,
+            "clock": self.clock.state(),
+            "random": checkpoint.random_state(self.device),
+            "divergence": self._readout.divergence.state(),
+            "evaluations_done": self.evaluations_done,
+        }
 
     def _resume(self) -> int:
         """Take up a checkpoint if there is one; the step it was saved at, 0 for none."""
         if not self.config.checkpoint.path:
             return 0
-        state = checkpoint.load(Path(self.config.checkpoint.path), self.device, self.config.to_dict())
+        folder, wanted = Path(self.config.checkpoint.path), self.config.to_dict()
+        state = self.group.together(lambda: checkpoint.load(folder, self.device, wanted), (checkpoint.CheckpointError,))
         if state is None:
             return 0
         self.model.load_state_dict(state["model"])
         self.optimizers.restore(state["optimizers"])
         self.batches.position = state["position"]
         self.clock.restore(state["clock"])
-        self._divergence.restore(state["divergence"])
+        self._readout.divergence.restore(state["divergence"])
         self.evaluations_done = state["evaluations_done"]
         checkpoint.restore_random_state(state["random"], self.device)
         self._saved_at = self.clock.seconds
-        self._curve.begin(self.clock)
+        self._readout.curve.begin(self.clock)
         return self.clock.step

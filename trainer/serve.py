@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from trainer import events
 from trainer.config import ConfigError, TrainConfig
+from trainer.distributed import Group
 from trainer.loop import train
 
 
@@ -79,38 +80,47 @@ def emit(event: events.Event) -> None:
     sys.stdout.flush()
 
 
-def run_once(values: Any, mailbox: Mailbox) -> bool:
-    """Train on one config and say how it ended; True unless it ended in a Failure."""
+def run_once(values: Any, mailbox: Mailbox, group: Group) -> bool:
+    """Train on one config and say, on rank 0, how it ended; True unless it ended in a Failure.
+
+    A crash of a rank among several is raised again: the others may be waiting for it, and must not outlive it.
+    """
     failed = False
 
     def watch(event: events.Event) -> None:
         nonlocal failed
         failed = failed or isinstance(event, events.Failure)
-        emit(event)
+        if group.rank == 0:
+            emit(event)
 
     try:
-        train(TrainConfig.from_dict(values), watch, mailbox.should_stop)
+        train(TrainConfig.from_dict(values), watch, mailbox.should_stop, group)
     except ConfigError as error:
         watch(events.Failure(reason="config", message=str(error)))
     except BrokenPipeError:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever went wrong must reach the reader of the events
+    except Exception as error:
+        # Whatever went wrong must reach the reader of the events.
         watch(events.Failure(reason="crash", message=repr(error), traceback=traceback.format_exc()))
+        if group.size > 1:
+            raise
     return not failed
 
 
-def serve() -> None:
-    """Serve runs until quit, the end of stdin, or SIGTERM."""
+def serve(group: Group) -> None:
+    """Serve runs until quit, the end of stdin, or SIGTERM. Rank 0 listens and passes the runs on; what stops one on
+    any rank stops it on all."""
     mailbox = Mailbox()
     signal.signal(signal.SIGTERM, mailbox.quit)
-    threading.Thread(target=mailbox.listen, args=(sys.stdin,), daemon=True).start()
-    for values in mailbox.runs():
-        run_once(values, mailbox)
+    if group.rank == 0:
+        threading.Thread(target=mailbox.listen, args=(sys.stdin,), daemon=True).start()
+    for values in group.share(mailbox.runs()):
+        run_once(values, mailbox, group)
 
 
-def run_file(values: dict[str, Any]) -> int:
+def run_file(values: dict[str, Any], group: Group) -> int:
     """One run; SIGTERM and Ctrl-C stop it cleanly. The process's exit status."""
     mailbox = Mailbox()
     signal.signal(signal.SIGTERM, mailbox.quit)
     signal.signal(signal.SIGINT, mailbox.quit)
-    return 0 if run_once(values, mailbox) else 1
+    return 0 if run_once(values, mailbox, group) else 1

@@ -207,10 +207,11 @@ import torch
 torch.set_num_threads(1)
 values = json.loads(sys.argv[1])
 from trainer import serve
+from trainer.distributed import ALONE
 torch.zeros(8, 8).matmul(torch.zeros(8, 8))
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]), resource.RLIM_INFINITY))
-sys.exit(serve.run_file(values))
+sys.exit(serve.run_file(values, ALONE))
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -47,15 +48,21 @@ def _run_line(
         "x": rounded(points.progress[finite], 4),
         "y": rounded(values[finite], 5),
         "yaxis": panel,
-        "customdata": [[int(step), tokens_text(tokens)] for step, tokens in _steps(points, finite)],
+        "customdata": _hover(points, finite, with_stderr=panel == "y"),
         "line": {"color": theme.complete if panel == "y" else theme.running, "width": 2},
         "marker": {"size": 6},
-        "hovertemplate": "%{y:.4f} at %{x:.1%}<br>step %{customdata[0]}, %{customdata[1]} tokens<extra></extra>",
+        "hovertemplate": "%{y:.4f}%{customdata[2]} at %{x:.1%}<br>step %{customdata[0]}, %{customdata[1]} tokens"
+        "<extra></extra>",
     }
 
 
-def _steps(points: RunPoints, finite: NDArray[np.bool_]) -> list[tuple[float, float]]:
-    return list(zip(points.step[finite].tolist(), points.tokens[finite].tolist(), strict=True))
+def _hover(points: RunPoints, finite: NDArray[np.bool_], *, with_stderr: bool) -> list[list[Any]]:
+    """Step, tokens, and what the value may be off by, of each point."""
+    columns = (points.step[finite].tolist(), points.tokens[finite].tolist(), points.val_bpb_stderr[finite].tolist())
+    return [
+        [int(step), tokens_text(tokens), plus_minus(stderr) if with_stderr else ""]
+        for step, tokens, stderr in zip(*columns, strict=True)
+    ]
 
 
 def _best_trial(best: Curves, theme: Theme) -> Figure:
@@ -143,6 +150,11 @@ def _trial_score(record: Promotion, score: float, color: object) -> Figure:
         "line": {"color": color, "width": 1, "dash": "dot"},
         "hoverinfo": "name",
     }
+
+
+def plus_minus(stderr: float | None) -> str:
+    """A standard error to put behind a score; empty where it is not known."""
+    return "" if stderr is None or math.isnan(stderr) else f" ± {stderr:.4f}"
 
 
 def tokens_text(tokens: float) -> str:

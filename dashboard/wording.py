@@ -6,7 +6,7 @@ import datetime
 import json
 from typing import Any
 
-from dashboard.figures_runs import tokens_text
+from dashboard.figures_runs import plus_minus, tokens_text
 
 STATE_MARKS = {
     "complete": "●",
@@ -110,5 +110,5 @@ SELF_EXPLAINING = ("state", "reason")
 
 FILTERS = {
     function.__name__: function
-    for function in (bpb, duration, value, percent, count, gibibytes, moment, clock, mark, flatten, detail)
+    for function in (bpb, plus_minus, duration, value, percent, count, gibibytes, moment, clock, mark, flatten, detail)
 }

@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from sweeper import control, handout, ingest, leases, promote
+from sweeper.ahead import Drawer
 from sweeper.errors import SweeperError
 from sweeper.protocol import (
     API,
@@ -198,12 +199,14 @@ async def running_service(app: FastAPI, settings: Settings) -> AsyncGenerator[Se
     service = await to_thread.run_sync(Service.open, settings)
     try:
         await to_thread.run_sync(recover, service)
-        reaper = Reaper(service)
-        reaper.start()
+        threads = Reaper(service), Drawer(service)
+        for thread in threads:
+            thread.start()
         app.state.service, app.state.engine = service, service.engine
         try:
             yield service
         finally:
-            await to_thread.run_sync(reaper.stop)
+            for thread in threads:
+                await to_thread.run_sync(thread.stop)
     finally:
         await to_thread.run_sync(service.close)

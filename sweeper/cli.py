@@ -8,7 +8,6 @@ import json
 import logging
 import signal
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Never
 
@@ -18,6 +17,7 @@ from rich.console import Console
 from sweeper import display
 from sweeper.client import Client
 from sweeper.errors import SweeperError
+from sweeper.options import Device, DeviceOption, ExportFormat, Host, Kind, Port, Profile, Server, Study, StudyFile
 from sweeper.settings import Settings
 
 app = typer.Typer(
@@ -32,36 +32,6 @@ console = Console()
 errors = Console(stderr=True)
 
 
-class Device(StrEnum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class ProfileName(StrEnum):
-    gpu = "gpu"
-    cpu = "cpu"
-
-
-class ExportFormat(StrEnum):
-    csv = "csv"
-    json = "json"
-    parquet = "parquet"
-
-
-class Kind(StrEnum):
-    trial = "trial"
-    promotion = "promotion"
-
-
-Study = Annotated[str, typer.Option("--study", "-s", help="Name of the study.")]
-StudyFile = Annotated[str, typer.Option("--study", "-s", help="Name in ./studies or packaged, or a .toml file.")]
-Server = Annotated[str | None, typer.Option("--server", help="URL of the service; left out: the one of this home.")]
-Port = Annotated[int | None, typer.Option(help="Port; left out: 8765, or a free one.", min=1, max=65535)]
-Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in, unasked.")]
-DeviceOption = Annotated[Device, typer.Option(help="auto takes the NVIDIA GPUs where there are any.")]
-
-
 @app.command()
 def launch(
     study: StudyFile,
@@ -70,7 +40,7 @@ def launch(
     host: Host = "127.0.0.1",
     port: Port = None,
     device: DeviceOption = Device.auto,
-    profile: Annotated[ProfileName | None, typer.Option(help="Left out: gpu with an NVIDIA GPU, else cpu.")] = None,
+    profile: Profile = None,
 ) -> None:
     """Run a study here, from its file to its best trial: service, dashboard and workers.
 
@@ -189,6 +159,25 @@ def promote(
 
     order = promoting.Order(study=study, trial=trial, tokens=tokens, yes=yes, host=host, port=port, device=device.value)
     _until_told(lambda: promoting.promote(order, Settings.from_environment(), console))
+
+
+@app.command()
+def bench(
+    study: StudyFile,
+    seconds: Annotated[
+        float | None, typer.Option(help="Of training a shape; left out: 5, on a CPU 3.", min=0.1)
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:N for one of several.")] = "auto",
+    profile: Profile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON too.")] = False,
+) -> None:
+    """Measure how fast this machine trains each depth and batch of a study; forecasts and plans use it."""
+    from sweeper.commands import benching
+
+    order = benching.Order(
+        study=study, seconds=seconds, device=device, profile=profile.value if profile else None, as_json=as_json
+    )
+    _until_told(lambda: benching.bench(order, Settings.from_environment(), console))
 
 
 @app.command()

@@ -87,7 +87,9 @@ def _extend(service: Service, study_id: int, spec: StudySpec) -> Done:
             if changed:
                 row.spec = spec.model_dump(mode="json")
                 service.audit(session, study_id, "user", "changed", **changed)
-        counts = service.search(spec).counts()
+        search = service.search(spec)
+        search.drop_surplus(partial(handout.with_runs, service, study_id))
+        counts = search.counts()
         why = _why(service, study_id) if row.state == "paused" else ""
     return Done(message=_standing(spec, row.state, why, counts, changed))
 
@@ -212,4 +214,5 @@ def stop_trial(service: Service, name: str, number: int) -> Done:
             if not run.stop_requested:
                 run.stop_requested = "user"
                 service.audit(session, row.id, "user", "stopped trial", trial=number)
+                service.ending.put(row.id)
     return Done(message=f"trial {number} of study {name} is told to stop")

@@ -15,9 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from packaging.requirements import Requirement
 from rich.console import Console
 from sqlalchemy import Engine, select
@@ -184,13 +181,9 @@ def database(settings: Settings) -> Iterator[Finding]:
 
 
 def _tables(engine: Engine, shown: str) -> Iterator[Finding]:
-    config = Config()
-    config.set_main_option("script_location", "sweeper:migrations")
-    config.set_main_option("path_separator", "os")
-    wanted = ScriptDirectory.from_config(config).get_current_head()
+    wanted = storage.newest_revision()
     with storage.write(engine) as session:
-        options = {"version_table": storage.VERSION_TABLE}
-        found = MigrationContext.configure(session.connection(), opts=options).get_current_revision()
+        found = storage.revision(session.connection())
     if found is None:
         yield Finding(level="ok", subject="storage", detail=f"{shown} is empty; the first launch fills it")
         return

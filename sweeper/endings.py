@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sweeper.search import Search
+from sweeper.search import Search, rung_step
 from sweeper.service import Service, spec_of
 from sweeper.tables import EventRow, LeaseRow, OutcomeRow, PointRow, PromotionRow, RunRow, StudyRow, WorkerRow
 
@@ -27,6 +27,10 @@ HOPELESS = ("config", "data", "checkpoint", "out_of_memory")
 """A repeat would fail the same way."""
 MOST_LOSSES = 10
 FAILURES_THAT_PAUSE = 5
+LAST_SHARE = 0.1
+LAST_SECONDS = (1.5, 5.0)
+"""A run nears its end in this share of its budget, taken for no less and no more than so many seconds: deliveries
+come twice a second, and drawing a trial takes a tenth of one."""
 
 
 def end_run(
@@ -74,6 +78,17 @@ def end_run(
 def ordered_state(run: RunRow) -> EndState:
     """What a run is that stopped because it was told to."""
     return "pruned" if run.stop_requested == "pruned" else "stopped"
+
+
+def nears_end(run: RunRow) -> bool:
+    """Whether the run's worker will ask for another soon."""
+    if run.stop_requested:
+        return True
+    if run.progress <= 0:
+        return False
+    whole_seconds = run.seconds / run.progress
+    shortest, longest = LAST_SECONDS
+    return whole_seconds - run.seconds <= min(longest, max(shortest, LAST_SHARE * whole_seconds))
 
 
 def may_repeat(reasons: Sequence[str], retries: int) -> bool:
@@ -187,10 +202,12 @@ def report_rungs(service: Service, search: Search, run: RunRow) -> list[float]:
             .where(PointRow.run_id == run.id, PointRow.fraction.is_not(None), PointRow.val_bpb.is_not(None))
             .order_by(PointRow.fraction)
         ).all()
-    new = []
+    if not passed:
+        return []
+    known, new = search.trial(run.number).intermediate_values, []
     for fraction, value in passed:
         assert fraction is not None and value is not None, "the query leaves them out"
         rung = next((rung for rung in search.spec.budget.rungs if abs(rung - fraction) < 1e-6), None)
-        if rung is not None and search.report(run.number, rung, value):
+        if rung is not None and rung_step(rung) not in known and search.report(run.number, rung, value):
             new.append(rung)
     return new

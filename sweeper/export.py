@@ -25,6 +25,7 @@ TRIAL_COLUMNS: dict[str, pa.DataType] = {
     "reason": pa.string(),
     "attempt": pa.int64(),
     "final_val_bpb": pa.float64(),
+    "final_val_bpb_stderr": pa.float64(),
     "streamed_val_bpb": pa.float64(),
     "train_loss": pa.float64(),
     "progress": pa.float64(),
@@ -56,6 +57,7 @@ CURVE_COLUMNS: dict[str, pa.DataType] = {
     "tokens_per_second": pa.float64(),
     "val_loss": pa.float64(),
     "val_bpb": pa.float64(),
+    "val_bpb_stderr": pa.float64(),
 }
 """One row a point, all attempts of trials and promotions; a column is null where a point has no such value."""
 

@@ -1,7 +1,8 @@
-"""Which run a worker gets next: a waiting promotion, an orphaned trial, a queued one, or a new one.
+"""Which run a worker gets next: a waiting promotion, a queued trial, one that is drawn already, or a new one.
 
 Asking Optuna for a trial and writing its lease are two writes.  Between them the trial is an orphan: RUNNING
-there, without a run here.  Whoever asks next gets it, with the values that were drawn.
+there, without a run here.  Whoever asks next gets it, with the values that were drawn; `ahead` makes such
+trials on purpose.
 """
 
 from __future__ import annotations

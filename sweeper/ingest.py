@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sweeper import endings, wire
+from sweeper import endings, throughput, wire
 from sweeper.protocol import Delivery, Numbered, Receipt
 from sweeper.search import Search
 from sweeper.service import Conflict, Service, Unknown, spec_of
@@ -51,18 +51,21 @@ def deliver(service: Service, lease_id: int, delivery: Delivery) -> Receipt:
         study = session.get(StudyRow, run.study_id) if run else None
         assert run is not None and study is not None
         batch = Batch()
+        was_near = endings.nears_end(run)
         if lease.ended_at is None:
             batch = _store(service, session, run, lease, delivery)
         elif lease.end_reason != endings.FINISHED or any(item.seq > run.last_seq for item in delivery.events):
             raise Conflict(f"lease {lease_id} of {run.kind} {run.number} has ended: {lease.end_reason}")
-    ended = run.state != "running"
+    ended, ordered = run.state != "running", False
     if run.kind == "trial" and (ended or batch.evaluated):
         with service.turn(study.id):
             search = service.search(spec_of(study))
             if ended:
                 endings.settle(service, search, run)
             else:
-                judge(service, search, run)
+                ordered = judge(service, search, run)
+    if run.kind == "trial" and not ended and not was_near and (ordered or endings.nears_end(run)):
+        service.ending.put(study.id)
     return _receipt(service, run)
 
 
@@ -73,23 +76,27 @@ def _receipt(service: Service, run: RunRow) -> Receipt:
     return Receipt(through=run.last_seq, command=command, reason=ordered if command == "stop" else "")
 
 
-def judge(service: Service, search: Search, run: RunRow, *, again: bool = False) -> None:
+def judge(service: Service, search: Search, run: RunRow, *, again: bool = False) -> bool:
     """Report new rungs to Optuna and order a trial that is behind to stop; within the study's turn.
 
     Args:
         again: also where nothing is new: the service may have died between the report and the order.
+
+    Returns:
+        Whether it gave the order.
     """
     new = endings.report_rungs(service, search, run)
     if not (new or again) or not search.is_behind(run.number):
-        return
+        return False
     step = search.trial(run.number).last_step
     with service.write() as session:
         current = session.get(RunRow, run.id, with_for_update=True)
         assert current is not None
         if current.state != "running" or current.stop_requested:
-            return
+            return False
         current.stop_requested, current.reason = "pruned", f"behind at {step} %"
         service.audit(session, run.study_id, "service", "pruned", trial=run.number, at_percent=step)
+    return True
 
 
 def _store(service: Service, session: Session, run: RunRow, lease: LeaseRow, delivery: Delivery) -> Batch:
@@ -127,6 +134,7 @@ def _end(service: Service, session: Session, run: RunRow, ending: End | Failure)
         endings.end_run(service, session, run, "failed", f"crash: it ended as {ending.reason} without an outcome")
     else:
         endings.end_run(service, session, run, "complete", "")
+    throughput.store_run(session, run, service.now())
 
 
 def _take(service: Service, run: RunRow, item: Numbered, batch: Batch) -> None:
@@ -140,7 +148,10 @@ def _take(service: Service, run: RunRow, item: Numbered, batch: Batch) -> None:
         return
     if isinstance(event, Outcome):
         names = ("tokens", "step", "seconds", "val_loss", "val_bpb", "val_tokens")
-        batch.outcomes.append({"run_id": run.id} | {name: getattr(event, name) for name in names})
+        stderr = event.val_bpb_stderr or None  # 0 from a trainer that does not know
+        batch.outcomes.append(
+            {"run_id": run.id, "val_bpb_stderr": stderr} | {name: getattr(event, name) for name in names}
+        )
         _advance(run, event)
         return
     batch.messages.append(key | {"at": item.at, "kind": kind, "body": body})
@@ -158,7 +169,8 @@ def _take(service: Service, run: RunRow, item: Numbered, batch: Batch) -> None:
 def _point(event: Step | Eval) -> dict[str, Any]:
     shared = ("step", "tokens", "seconds", "progress")
     own = ("fraction", "train_loss", "lr_factor", "tokens_per_second", "val_loss", "val_bpb")
-    return {name: getattr(event, name) for name in shared} | {name: getattr(event, name, None) for name in own}
+    stderr = {"val_bpb_stderr": getattr(event, "val_bpb_stderr", None) or None}  # 0 from a trainer that does not know
+    return {name: getattr(event, name) for name in shared} | {name: getattr(event, name, None) for name in own} | stderr
 
 
 def _advance(run: RunRow, event: Step | Eval | Outcome | End) -> None:

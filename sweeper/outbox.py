@@ -12,8 +12,9 @@ from sweeper.protocol import Delivery, Numbered, Receipt
 BATCH_SECONDS = 0.5
 """Least time between two deliveries of events that nobody waits for."""
 BATCH_EVENTS = 500
-URGENT = ("start", "eval", "outcome", "end", "failure")
-"""Events that are delivered at once: somebody decides on them, or waits for them."""
+URGENT = ("start", "end", "failure")
+"""Events that are delivered at once: somebody waits for them. An evaluation is urgent where somebody decides on it;
+the last one and the outcome go with the end, which comes behind them."""
 MOST_LOGS = 5_000
 """Waiting events beyond which log lines are dropped: a service that is away for days must not fill memory."""
 LONGEST_BACKOFF_SECONDS = 10.0
@@ -63,7 +64,7 @@ class Outbox:
             return
         self._waiting.append(Numbered(seq=self._next, at=time.time(), event=event))
         self._next += 1
-        self._urgent = self._urgent or event["event"] in URGENT
+        self._urgent = self._urgent or _is_urgent(event)
 
     @property
     def due(self) -> bool:
@@ -91,5 +92,9 @@ class Outbox:
         self._backoff.worked()
         self._delivered_at = time.monotonic()
         self._waiting = [item for item in self._waiting if item.seq > receipt.through]
-        self._urgent = any(item.event["event"] in URGENT for item in self._waiting)
+        self._urgent = any(_is_urgent(item.event) for item in self._waiting)
         return receipt
+
+
+def _is_urgent(event: dict[str, Any]) -> bool:
+    return event["event"] in URGENT or (event["event"] == "eval" and event["fraction"] < 1)

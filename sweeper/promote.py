@@ -11,9 +11,11 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
+from sweeper import throughput
 from sweeper.errors import SweeperError
 from sweeper.protocol import Done, PromoteRequest, PromotionPlan
 from sweeper.service import Conflict, Service, Unknown, find_study, spec_of
+from sweeper.shape import shape_of
 from sweeper.study_file import token_count
 from sweeper.tables import OutcomeRow, PromotionRow, RunRow, StudyRow
 from trainer.config import TrainConfig
@@ -86,7 +88,7 @@ def make_plan(service: Service, study: StudyRow, request: PromoteRequest) -> Pro
     batch_tokens = config.data.batch_tokens
     if tokens < batch_tokens:
         raise SweeperError(f"{tokens:,} tokens are less than one step of {batch_tokens:,}; ask for more")
-    speed = outcome.tokens / outcome.seconds
+    speed, whose = _speed(service, study.name, run, outcome, request.device_name)
     return PromotionPlan(
         study=study.name,
         trial=trial.number,
@@ -98,7 +100,7 @@ def make_plan(service: Service, study: StudyRow, request: PromoteRequest) -> Pro
         seconds=tokens / speed,
         trial_tokens=outcome.tokens,
         trial_val_bpb=outcome.val_bpb,
-        notes=_notes(trial.number, tokens, outcome, run) + [_goes_first(study.name, row) for row in waiting],
+        notes=[*_notes(trial.number, tokens, outcome), whose, *(_goes_first(study.name, row) for row in waiting)],
     )
 
 
@@ -137,20 +139,32 @@ def _config(values: dict[str, object], tokens: int) -> TrainConfig:
     return TrainConfig.from_dict({**values, "budget": {"tokens": tokens}, "eval": shares})
 
 
-def _notes(number: int, tokens: int, outcome: OutcomeRow, run: RunRow) -> list[str]:
+def _notes(number: int, tokens: int, outcome: OutcomeRow) -> list[str]:
     longer = tokens / outcome.tokens
-    where = run.device_name or run.device or "its device"
     notes = [
         f"The values of trial {number} are copied as they are. No law has moved them to the longer run: rates "
         "that win short runs are often not the best for long ones.",
         f"The run is {longer:,.1f} times as long as the trial ({tokens:,} tokens against {outcome.tokens:,}); "
         "the schedule stretches with it, as its parts are shares of the budget.",
-        f"The time is that of the trial's measured speed on {where}; validation, compilation and checkpoints "
-        "come on top.",
     ]
     if longer < 1:
         notes.append("It is shorter than the trial was.")
     return notes
+
+
+def _speed(service: Service, name: str, run: RunRow, outcome: OutcomeRow, device_name: str) -> tuple[float, str]:
+    """Tokens per second of the full run, and in words whose speed that is."""
+    rest = "validation, compilation and checkpoints come on top."
+    with service.read() as session:
+        measured = throughput.known(session, device_name or run.device_name).get(shape_of(run.config))
+    if measured is not None:
+        by = "`sweeper bench`" if measured.source == "bench" else f"the last {measured.source} of this shape"
+        note = f"The time is that of the speed that {by} had on {measured.device_name}; {rest}"
+        return measured.tokens_per_second, note
+    note = f"The time is that of the trial's measured speed on {run.device_name or run.device or 'its device'}; {rest}"
+    if device_name not in ("", run.device_name):
+        note += f" Nothing is known of this shape on {device_name}: `sweeper bench --study {name}` measures it."
+    return outcome.tokens / outcome.seconds, note
 
 
 def _goes_first(name: str, waiting: PromotionRow) -> str:

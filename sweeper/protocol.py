@@ -131,6 +131,8 @@ class PromoteRequest(Wire):
     """None promotes the best trial."""
     tokens: str | None = None
     """`3B`, `500M`, `20x` (multiple of the trial's tokens); None takes the study file's [promote]."""
+    device_name: str = ""
+    """Of the device that is to run it, for the plan's time; empty takes the trial's own."""
     plan_only: bool = False
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from functools import partial
 
 from optuna.exceptions import OptunaError
 from optuna.trial import TrialState
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
-from sweeper import control, endings, ingest, leases
+from sweeper import control, endings, handout, ingest, leases
 from sweeper.service import Service, spec_of
 from sweeper.tables import RunRow, StudyRow
 
@@ -61,6 +62,8 @@ def _reconcile_study(service: Service, study: StudyRow, judge: bool) -> None:
             ingest.judge(service, search, run, again=True)
     if study.state == "stopped":
         control.drop_orphans(service, search, study.id)
+    else:
+        search.drop_surplus(partial(handout.with_runs, service, study.id))
 
 
 class Reaper(threading.Thread):

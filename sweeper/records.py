@@ -140,6 +140,8 @@ class TrialRow:
     params: dict[str, Any]
     final_val_bpb: float | None
     """Of its Outcome: only complete trials have one."""
+    final_val_bpb_stderr: float | None
+    """Standard error of the final score; None where the trainer did not say."""
     streamed_val_bpb: float | None
     progress: float
     tokens: int
@@ -183,6 +185,7 @@ class RunPoints:
     lr_factor: NDArray[np.float64]
     tokens_per_second: NDArray[np.float64]
     val_bpb: NDArray[np.float64]
+    val_bpb_stderr: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +223,8 @@ class RunDetail:
     """The newest attempt (of a promotion, too)."""
     config: dict[str, Any]
     points: RunPoints
+    streamed_val_bpb_stderr: float | None
+    """Standard error of the latest validation; None where the trainer did not say."""
     messages: tuple[Message, ...]
     attempts: tuple[Attempt, ...]
     """Executions of these values, oldest first: of a trial, also those under earlier or later numbers."""
@@ -229,6 +234,12 @@ class RunDetail:
     peak_memory_bytes: int
     resumed_step: int
     step: int
+    compiled_graphs: int | None
+    """Graphs that the trainer process had compiled when the newest attempt started; None where it did not say."""
+    graph_breaks: int | None
+    """Places where the compiler had given up by then."""
+    devices: int
+    """Devices that share the newest attempt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Collection
 from typing import Any
 
+import numpy as np
 from sqlalchemy import Connection, Engine, Row, Select, and_, case, func, or_, select
 
 from sweeper import summary
@@ -123,17 +124,19 @@ class Results:
             newest = attempts[-1]
             row = connection.execute(_newest(study.id, kind).where(RunRow.id == newest.id)).one()
             said = connection.execute(
-                select(MessageRow.at, MessageRow.kind, MessageRow.body)
+                select(MessageRow.run_id, MessageRow.at, MessageRow.kind, MessageRow.body)
                 .where(MessageRow.run_id.in_([run.id for run in attempts]))
                 .order_by(MessageRow.run_id, MessageRow.seq)
-            )
+            ).all()
+            points = _merged(connection, attempts)
             return RunDetail(
                 study=name,
                 kind=kind,
                 number=number,
                 row=_trial(row),
                 config=newest.config,
-                points=_merged(connection, attempts),
+                points=points,
+                streamed_val_bpb_stderr=_latest_stderr(points),
                 messages=tuple(Message(at=m.at, kind=m.kind, body=m.body) for m in said),
                 attempts=_kin(connection, study.id, kind, attempts),
                 versions=newest.versions or {},
@@ -142,6 +145,7 @@ class Results:
                 peak_memory_bytes=newest.peak_memory_bytes,
                 resumed_step=newest.resumed_step,
                 step=newest.step,
+                **_of_start(said, newest.id),
             )
 
     def promotions(self, name: str) -> tuple[Promotion, ...]:
@@ -208,18 +212,20 @@ def _newest(study_id: int, kind: RunKind) -> Select[Any]:
     """Columns of a TrialRow for the newest attempt of each number, with the outcome at the largest budget."""
     of_study = and_(RunRow.study_id == study_id, RunRow.kind == kind)
     newest = select(func.max(RunRow.id)).where(of_study).group_by(RunRow.number)
-    score = (
-        select(OutcomeRow.val_bpb)
+    score, stderr = (
+        select(column)
         .where(OutcomeRow.run_id == RunRow.id)
         .order_by(OutcomeRow.tokens.desc())
         .limit(1)
         .scalar_subquery()
+        for column in (OutcomeRow.val_bpb, OutcomeRow.val_bpb_stderr)
     )
     columns = (
         *(RunRow.id, RunRow.number, RunRow.state, RunRow.reason, RunRow.attempt, RunRow.params),
         *(RunRow.val_bpb, RunRow.progress, RunRow.tokens, RunRow.seconds, RunRow.wall_seconds),
         *(RunRow.train_loss, RunRow.created_at, RunRow.started_at, RunRow.ended_at, RunRow.worker),
-        *(RunRow.device, RunRow.device_name, RunRow.stop_requested, score.label("score")),
+        *(RunRow.device, RunRow.device_name, RunRow.stop_requested),
+        *(score.label("score"), stderr.label("score_stderr")),
     )
     return select(*columns).where(RunRow.id.in_(newest)).order_by(RunRow.number)
 
@@ -233,6 +239,7 @@ def _trial(row: Row[Any]) -> TrialRow:
         attempt=row.attempt,
         params=row.params,
         final_val_bpb=row.score if row.state == "complete" else None,
+        final_val_bpb_stderr=row.score_stderr if row.state == "complete" else None,
         streamed_val_bpb=row.val_bpb,
         progress=row.progress,
         tokens=row.tokens,
@@ -253,6 +260,20 @@ def _trial(row: Row[Any]) -> TrialRow:
 def _merged(connection: Connection, attempts: Collection[Row[Any]]) -> RunPoints:
     started = [run for run in attempts if run.started_at is not None]
     return merge_attempts((read_points(connection, run.id), run.resumed_step) for run in started)
+
+
+def _of_start(said: Collection[Row[Any]], run: int) -> dict[str, Any]:
+    """What the Start of this run says beside the columns of its row."""
+    start: dict[str, Any] = next(
+        (message.body for message in said if message.run_id == run and message.kind == "start"), {}
+    )
+    unsaid = {"compiled_graphs": None, "graph_breaks": None, "devices": 1}
+    return {name: start.get(name, instead) for name, instead in unsaid.items()}
+
+
+def _latest_stderr(points: RunPoints) -> float | None:
+    validated = points.val_bpb_stderr[np.isfinite(points.val_bpb)]
+    return float(validated[-1]) if len(validated) and np.isfinite(validated[-1]) else None
 
 
 def _kin(connection: Connection, study_id: int, kind: RunKind, attempts: Collection[Row[Any]]) -> tuple[Attempt, ...]:

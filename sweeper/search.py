@@ -27,6 +27,10 @@ COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialStat
 """States that count towards a study's `trials`; FAIL does not, as failures are repeated."""
 
 
+WithRun = Callable[[Collection[int]], set[int]]
+"""Which of these trial numbers have a run of ours."""
+
+
 @dataclass(frozen=True, slots=True)
 class Suggestion:
     """A trial to run: RUNNING in Optuna, all values drawn, no run of ours yet."""
@@ -150,28 +154,59 @@ class Search:
             failed=states.count(TrialState.FAIL),
         )
 
-    def orphans(self, with_run: Callable[[Collection[int]], set[int]]) -> list[int]:
-        """Numbers of RUNNING trials without a run: the service died between asking and leasing."""
-        return _orphans(self.trials(TrialState.RUNNING), with_run)
+    def orphans(self, with_run: WithRun) -> list[int]:
+        """Numbers of RUNNING trials without a run: drawn ahead, or the service died between asking and leasing."""
+        return [trial.number for trial in _orphans(self.trials(TrialState.RUNNING), with_run)]
 
-    def next_trial(self, with_run: Callable[[Collection[int]], set[int]]) -> Suggestion | None:
-        """An orphan, else a queued trial, else a new one; None when the target is reached.
+    def next_trial(self, with_run: WithRun) -> Suggestion | None:
+        """A queued trial, else one that was drawn before, else a new one; None when the target is reached."""
+        trials = self.trials()
+        orphans = self._within_target(trials, _orphans(trials, with_run))
+        queued = any(trial.state is TrialState.WAITING for trial in trials)
+        for orphan in orphans:
+            if not queued or _was_queued(orphan):
+                return self._complete(orphan.number)
+        return self._ask(trials) if queued or self._room(trials) > 0 else None
 
-        Args:
-            with_run: which of these trial numbers have a run.
+    def draw_ahead(self, ready: int, with_run: WithRun) -> bool:
+        """Draw a trial that nobody has asked for, unless so many are ready or the target leaves no room.
+
+        Queued trials need no sampler: they stay in the queue, and nothing is drawn while there is one.
         """
         trials = self.trials()
-        for orphan in _orphans(trials, with_run):
-            return self._complete(orphan)
-        queued = any(trial.state is TrialState.WAITING for trial in trials)
-        if not queued and sum(trial.state in COUNTED for trial in trials) >= self.spec.trials:
-            return None
+        if any(trial.state is TrialState.WAITING for trial in trials) or self._room(trials) <= 0:
+            return False
+        if len(_orphans(trials, with_run)) >= ready:
+            return False
+        self._ask(trials)
+        return True
+
+    def drop_surplus(self, with_run: WithRun) -> None:
+        """Fail drawn trials beyond the target, which was lowered, or which queued trials have reached instead."""
+        trials = self.trials()
+        self._within_target(trials, _orphans(trials, with_run))
+
+    def _within_target(self, trials: list[FrozenTrial], orphans: list[FrozenTrial]) -> list[FrozenTrial]:
+        """The orphans to keep; of the others, which only the sampler wanted, the last are failed."""
+        surplus = max(0, -self._room(trials))
+        drawn = [orphan for orphan in orphans if not _was_queued(orphan)]
+        dropped = {trial.number for trial in drawn[max(0, len(drawn) - surplus) :]}
+        for number in dropped:
+            self.tell(number, TrialState.FAIL)
+        return [orphan for orphan in orphans if orphan.number not in dropped]
+
+    def _room(self, trials: list[FrozenTrial]) -> int:
+        return self.spec.trials - sum(trial.state in COUNTED for trial in trials)
+
+    def _ask(self, trials: list[FrozenTrial]) -> Suggestion:
         self._study.sampler = make_sampler(self.spec, len(trials))
-        trial = self._study.ask(fixed_distributions=space.distributions(self.spec.space))
-        return _suggestion(trial)
+        return _suggestion(self._study.ask(fixed_distributions=space.distributions(self.spec.space)))
 
     def _complete(self, number: int) -> Suggestion:
         """Draw the values that an interrupted ask left out; those that it wrote are kept."""
+        drawn = self.trial(number)
+        if drawn.params.keys() >= self.spec.space.keys():
+            return _suggestion(drawn)
         self._study.sampler = make_sampler(self.spec, number)
         trial = Trial(self._study, self._trial_id(number))
         for path, distribution in space.distributions(self.spec.space).items():
@@ -220,13 +255,17 @@ class Search:
         return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
 
 
-def _orphans(trials: list[FrozenTrial], with_run: Callable[[Collection[int]], set[int]]) -> list[int]:
-    running = [trial.number for trial in trials if trial.state is TrialState.RUNNING]
-    known = with_run(running) if running else set()
-    return [number for number in running if number not in known]
+def _orphans(trials: list[FrozenTrial], with_run: WithRun) -> list[FrozenTrial]:
+    running = [trial for trial in trials if trial.state is TrialState.RUNNING]
+    known = with_run([trial.number for trial in running]) if running else set()
+    return [trial for trial in running if trial.number not in known]
 
 
-def _suggestion(trial: Trial) -> Suggestion:
+def _was_queued(trial: FrozenTrial) -> bool:
+    return "fixed_params" in trial.system_attrs
+
+
+def _suggestion(trial: Trial | FrozenTrial) -> Suggestion:
     return Suggestion(trial.number, int(trial.user_attrs.get("attempt", 1)), dict(trial.params))
 
 

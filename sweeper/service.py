@@ -1,4 +1,4 @@
-"""The service's hands on one database: engine, Optuna's storage, turns, clock.  It holds no other state.
+"""The service's hands on one database: engine, Optuna's storage, turns, clock.  It holds no state of its own.
 
 Everything that must survive is in the database before an answer goes out; a service that is killed anywhere
 is opened again and goes on.
@@ -6,6 +6,7 @@ is opened again and goes on.
 
 from __future__ import annotations
 
+import queue
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -43,6 +44,8 @@ class Service:
         self.engine = engine
         self.settings = settings
         self.now = clock
+        self.ending: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        """Ids of studies of which a trial nears its end: a hint for `ahead`, and lost with the process."""
         self._tables = storage.optuna_tables(engine)
         self._storage = optuna.storages.get_storage(self._tables)  # caches finished trials
         self._turns = storage.Turns(engine)

@@ -18,6 +18,9 @@ from typing import Any
 import optuna
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util.exc import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
@@ -113,15 +116,19 @@ def read(engine: Engine) -> Generator[Session]:
 
 def insert_once(session: Session, table: type[Base], rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert the rows; one whose key is already there is left as it was."""
-    if not rows:
-        return
-    dialect = session.get_bind().dialect.name
-    statement = (
-        sqlite.insert(table).on_conflict_do_nothing()
-        if dialect == "sqlite"
-        else postgresql.insert(table).on_conflict_do_nothing()
-    )
-    session.execute(statement, list(rows))
+    if rows:
+        session.execute(_insert(session, table).on_conflict_do_nothing(), list(rows))
+
+
+def insert_or_update(session: Session, table: type[Base], row: Mapping[str, Any], key: Sequence[str]) -> None:
+    """Insert the row, or give the one of the same key, a unique constraint, the other values."""
+    statement = _insert(session, table)
+    others = {name: statement.excluded[name] for name in row if name not in key}
+    session.execute(statement.on_conflict_do_update(index_elements=key, set_=others), dict(row))
+
+
+def _insert(session: Session, table: type[Base]) -> sqlite.Insert | postgresql.Insert:
+    return sqlite.insert(table) if session.get_bind().dialect.name == "sqlite" else postgresql.insert(table)
 
 
 def migrate(engine: Engine) -> None:
@@ -129,15 +136,42 @@ def migrate(engine: Engine) -> None:
 
     Safe to run from several services at once: on PostgreSQL they take turns, on SQLite the write lock
     makes them.
+
+    Raises:
+        SweeperError: the tables are those of a newer sweeper.
     """
-    config = Config()
-    config.set_main_option("script_location", "sweeper:migrations")
-    config.set_main_option("path_separator", "os")
+    config = alembic_config()
     with advisory_lock(engine, "migrate"):
         with engine.execution_options(**{_WRITES: True}).begin() as connection:
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            try:
+                command.upgrade(config, "head")
+            except CommandError as error:
+                raise SweeperError(
+                    f"{engine.url.render_as_string()} is at revision {revision(connection)}, which this sweeper, at "
+                    f"{newest_revision()}, does not know: install the newer one that wrote it"
+                ) from error
         optuna_tables(engine, create=True).engine.dispose()
+
+
+def alembic_config() -> Config:
+    """Where Alembic finds our revisions; `env.py` takes the connection from its attributes."""
+    config = Config()
+    config.set_main_option("script_location", "sweeper:migrations")
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def newest_revision() -> str:
+    """The revision of this version's tables."""
+    newest = ScriptDirectory.from_config(alembic_config()).get_current_head()
+    assert newest is not None
+    return newest
+
+
+def revision(connection: Connection) -> str | None:
+    """The revision of our tables in the database; None where there are none yet."""
+    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
 
 
 def optuna_tables(engine: Engine, *, create: bool = False) -> optuna.storages.RDBStorage:

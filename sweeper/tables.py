@@ -117,6 +117,8 @@ class PointRow(Base):
     tokens_per_second: Mapped[float | None]
     val_loss: Mapped[float | None]
     val_bpb: Mapped[float | None]
+    val_bpb_stderr: Mapped[float | None]
+    """Standard error of val_bpb; None where the trainer did not say."""
 
 
 class OutcomeRow(Base):
@@ -130,6 +132,8 @@ class OutcomeRow(Base):
     val_loss: Mapped[float]
     val_bpb: Mapped[float]
     val_tokens: Mapped[int] = mapped_column(BigInteger)
+    val_bpb_stderr: Mapped[float | None]
+    """As in PointRow."""
 
 
 class MessageRow(Base):
@@ -170,6 +174,43 @@ class WorkerRow(Base):
     """`idle`, `busy`, `gone`."""
     first_seen: Mapped[float]
     last_seen: Mapped[float]
+
+
+class ThroughputRow(Base):
+    """How fast a device trains a shape of model and batch, as measured last; every finished run adds to it."""
+
+    __tablename__ = "sweeper_throughput"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    device_name: Mapped[str] = mapped_column(String(255))
+    """As the trainer's Start says it."""
+    devices: Mapped[int]
+    """That shared the run."""
+    num_layers: Mapped[int]
+    model_dim: Mapped[int]
+    num_heads: Mapped[int]
+    num_kv_heads: Mapped[int]
+    mlp_mult: Mapped[float]
+    vocab_size: Mapped[int]
+    tie_embeddings: Mapped[bool]
+    seq_len: Mapped[int]
+    batch_tokens: Mapped[int] = mapped_column(BigInteger)
+    tokens_per_second: Mapped[float]
+    """Of training seconds."""
+    seconds: Mapped[float]
+    """Training seconds that it was measured over."""
+    setup_seconds: Mapped[float | None]
+    """Before the clock of that run started."""
+    peak_memory_bytes: Mapped[int] = mapped_column(BigInteger)
+    """0 where the device does not say."""
+    source: Mapped[str] = mapped_column(String(16))
+    """`bench`, `trial` or `promotion`."""
+    measured_at: Mapped[float]
+    __table_args__ = (
+        UniqueConstraint(
+            "device_name", "devices", "num_layers", "model_dim", "num_heads", "num_kv_heads", "mlp_mult",
+            "vocab_size", "tie_embeddings", "seq_len", "batch_tokens", name="uq_sweeper_throughput_shape",
+        ),
+    )  # fmt: skip
 
 
 class NoteRow(Base):

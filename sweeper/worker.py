@@ -13,6 +13,7 @@ import platform
 import secrets
 import threading
 import time
+from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from sweeper import data, devices
 from sweeper.client import Client, Refused, ServiceAway
 from sweeper.errors import SweeperError
 from sweeper.launch import TrainerProcess
-from sweeper.outbox import Backoff, LeaseLost, Outbox
+from sweeper.outbox import BATCH_EVENTS, Backoff, LeaseLost, Outbox
 from sweeper.protocol import Grant, Hello, LeaseRequest, NoWork, Receipt, RunKind, Welcome
 from trainer import events
 
@@ -182,8 +183,7 @@ class Worker:
             return
         ordered = False
         while self._trainer.busy:
-            event = self._trainer.next_event(LISTEN_SECONDS)
-            if event is not None:
+            for event in self._hear():
                 self._take(event, ordered, outbox)
             if self.stopping.is_set():
                 self._trainer.stop()
@@ -192,6 +192,18 @@ class Worker:
                 log.info("%s %d: stop (%s)", grant.kind, grant.number, receipt.reason)
                 ordered = True
                 self._trainer.stop()
+
+    def _hear(self) -> Iterator[dict[str, Any]]:
+        """The trainer's next event, waited for, and what it has said besides: they go in one delivery."""
+        patience = LISTEN_SECONDS
+        for _ in range(BATCH_EVENTS):
+            event = self._trainer.next_event(patience)
+            if event is None:
+                return
+            yield event
+            if not self._trainer.busy:
+                return
+            patience = 0.0
 
     def _take(self, event: dict[str, Any], ordered: bool, outbox: Outbox) -> None:
         """Pass an event on, unless it is the end of a run that this worker itself cut short."""

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.live import Live
 
-from sweeper import devices, display, fleet, hosting, study
+from sweeper import devices, display, fleet, hosting, study, throughput
 from sweeper.client import Client, ServiceAway
+from sweeper.commands import forecasting
 from sweeper.display import Record
 from sweeper.errors import SweeperError
 from sweeper.results import Results
 from sweeper.settings import Settings
-from sweeper.storage import open_engine
+from sweeper.storage import open_engine, read
 from sweeper.study import Profile
 
 LOOK_SECONDS = 1.0
@@ -78,12 +79,25 @@ def launch(order: Order, settings: Settings, console: Console) -> int:
                 return 0
             if summary["state"] != "running":
                 display.say(console, client.set_study(spec.name, "resume"))
+            for line in _forecast(spec, summary, assigned, settings):
+                display.say(console, line)
             return _run(spec.name, order, assigned, service, client, settings, console)
     except KeyboardInterrupt:
         _say_stopped(order.command(), console)
         return 130
     finally:
         service.stop()
+
+
+def _forecast(spec: study.StudySpec, summary: Record, assigned: list[str], settings: Settings) -> list[str]:
+    left = spec.trials - summary["counts"]["complete"] - summary["counts"]["pruned"]
+    engine = open_engine(settings.storage)
+    try:
+        with read(engine) as session:
+            known = throughput.known(session, devices.describe(assigned[0]))
+    finally:
+        engine.dispose()
+    return forecasting.lines(spec, left, len(assigned), known)
 
 
 def _is_active(summary: Record) -> bool:

@@ -44,7 +44,7 @@ def promote(order: Order, settings: Settings, console: Console) -> int:
     try:
         with Client(service.url) as client:
             fleet.bury_dead_workers(client)
-            number = _agree(order, client, console)
+            number = _agree(order, devices.describe(assigned[0]), client, console)
             if number is None:
                 return 0
             display.say(console, f"dashboard: {service.url}/studies/{order.study}")
@@ -70,9 +70,9 @@ def _command(order: Order) -> str:
     return shlex.join(words)
 
 
-def _agree(order: Order, client: Client, console: Console) -> int | None:
+def _agree(order: Order, device_name: str, client: Client, console: Console) -> int | None:
     """The number of the promotion to run, new or unfinished; None when the user declined."""
-    request = PromoteRequest(trial=order.trial, tokens=order.tokens, plan_only=True)
+    request = PromoteRequest(trial=order.trial, tokens=order.tokens, device_name=device_name, plan_only=True)
     plan = client.promote(order.study, request)
     unfinished = _unfinished(plan, client.study(order.study))
     if unfinished is not None:
@@ -85,7 +85,9 @@ def _agree(order: Order, client: Client, console: Console) -> int | None:
         if not typer.confirm("Start this run?"):
             return None
     # What was shown is what runs, even if a better trial has come in since.
-    created = client.promote(order.study, PromoteRequest(trial=plan.trial, tokens=str(plan.tokens)))
+    created = client.promote(
+        order.study, PromoteRequest(trial=plan.trial, tokens=str(plan.tokens), device_name=device_name)
+    )
     assert created.number is not None
     return created.number
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from sqlalchemy import Engine, inspect
 
-from sweeper import display
+from sweeper import display, storage
 from sweeper import export as exporting
 from sweeper.errors import SweeperError
 from sweeper.results import Results
@@ -21,10 +21,10 @@ from sweeper.tables import StudyRow
 
 @contextlib.contextmanager
 def database(settings: Settings) -> Generator[Engine]:
-    """The engine of a database that holds our tables; it is neither created nor migrated.
+    """The engine of a database that holds our tables, brought to this version; it is not created.
 
     Raises:
-        SweeperError: there is none yet.
+        SweeperError: there is none yet, or it is of a newer sweeper.
     """
     url = parse_url(settings.storage)
     missing = SweeperError(
@@ -37,6 +37,10 @@ def database(settings: Settings) -> Generator[Engine]:
     try:
         if not inspect(engine).has_table(StudyRow.__tablename__):
             raise missing
+        with engine.connect() as connection:
+            current = storage.revision(connection) == storage.newest_revision()
+        if not current:
+            storage.migrate(engine)
         yield engine
     finally:
         engine.dispose()

@@ -156,7 +156,7 @@ class Writer:
                 session.add(
                     OutcomeRow(
                         run_id=run, tokens=tokens, step=steps, seconds=20.0, val_loss=final, val_bpb=final - 0.001,
-                        val_tokens=65_536,
+                        val_tokens=65_536, val_bpb_stderr=0.0017,
                     )
                 )  # fmt: skip
             session.add_all(self._messages(run, started, state, len(curve)))
@@ -184,12 +184,14 @@ class Writer:
                     "tokens_per_second": None if is_eval else 200_000 + 4_000 * noise,
                     "val_loss": loss * 1.6 if is_eval else None,
                     "val_bpb": loss + 0.004 * noise if is_eval else None,
+                    "val_bpb_stderr": 0.0034 if is_eval else None,
                 }
             )
         return rows
 
     def _messages(self, run: int, started: float, state: str, last: int) -> list[MessageRow]:
         start = {"event": "start", "device": "cpu", "parameters": 1_234_567, "setup_seconds": 0.8, "accumulation": 1}
+        start |= {"compiled_graphs": 12, "graph_breaks": 1, "devices": 2}
         rows = [
             MessageRow(run_id=run, seq=0, at=started, kind="start", body=start),
             MessageRow(

@@ -28,6 +28,7 @@ def trial(number: int, state: str = "complete", score: float | None = 2.0, **cha
         "attempt": 1,
         "params": {"optim.matrix_lr": 0.01, "model.num_layers": 4, "data.batch_tokens": 8192},
         "final_val_bpb": score if state == "complete" else None,
+        "final_val_bpb_stderr": None,
         "streamed_val_bpb": 2.5,
         "progress": 1.0 if state == "complete" else 0.3,
         "tokens": 100,
@@ -63,7 +64,7 @@ def points(steps: list[int], bpb: list[float]) -> RunPoints:
     empty = np.full(len(steps), np.nan)
     return RunPoints(
         step=column, tokens=column * 1000, seconds=column, progress=column / 10, train_loss=empty, lr_factor=empty,
-        tokens_per_second=empty, val_bpb=np.array(bpb),
+        tokens_per_second=empty, val_bpb=np.array(bpb), val_bpb_stderr=np.full(len(bpb), 0.002),
     )  # fmt: skip
 
 

@@ -103,6 +103,24 @@ def test_a_trial_page_shows_values_config_messages_and_failures(client, writer):
     assert set(figures) == {"run", "throughput"}
 
 
+def test_a_trial_page_says_how_sure_its_score_is_and_what_was_compiled(client, writer):
+    writer.trial(0, "complete")
+    writer.trial(1, "pruned")
+    complete, pruned = (text_of(client.get(f"{STUDY}/trials/{number}").text) for number in (0, 1))
+    assert re.search(r"Final val_bpb \d\.\d{4} ± 0\.0017", complete)
+    assert re.search(r"Streamed val_bpb \d\.\d{4} ± 0\.0034", pruned)
+    assert "devices 2" in complete
+    assert "compiled graphs 12, 1 graph break in this trainer process" in complete
+    figures = client.get(f"{STUDY}/trials/0/figures").json()["figures"]
+    evals = next(trace for trace in figures["run"]["data"] if trace["name"] == "streamed val_bpb")
+    assert {hover[2] for hover in evals["customdata"]} == {" ± 0.0034"}
+
+
+def text_of(page):
+    """What a reader sees, in one line."""
+    return " ".join(re.sub(r"<[^>]+>", " ", page).split())
+
+
 def test_a_stopped_trials_value_is_called_streamed(client, writer):
     writer.trial(0, "pruned")
     page = client.get(f"{STUDY}/trials/0").text

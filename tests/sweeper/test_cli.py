@@ -37,6 +37,7 @@ def test_launch_runs_the_study_and_names_the_best_trial(launched):
     assert f"optim.matrix_lr = {best.params['optim.matrix_lr']}" in result.stdout
     assert "dashboard: http://127.0.0.1:" in result.stdout
     assert "sweeper promote --study toy" in result.stdout
+    assert f"forecast: 3 × {STEPS} steps on 2 workers\n" in result.stdout
     assert [line for line in result.stdout.splitlines() if line.startswith("[3/3] trial")]
     assert assert_nothing_lost_or_doubled(made, 3, STEPS) == []
 

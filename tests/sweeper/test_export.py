@@ -32,8 +32,9 @@ def engine(tmp_path):
             session.flush()
             where = {"run_id": run.id, "tokens": 50, "seconds": 1.0, "progress": 0.5}
             session.add(PointRow(seq=1, step=1, train_loss=0.1 + 0.2, lr_factor=1.0, tokens_per_second=50.0, **where))
-            session.add(PointRow(seq=2, step=1, fraction=0.5, val_loss=2.0, val_bpb=1.25, **where))
+            session.add(PointRow(seq=2, step=1, fraction=0.5, val_loss=2.0, val_bpb=1.25, val_bpb_stderr=0.01, **where))
         outcome = {"tokens": 100, "step": 2, "seconds": 2.0, "val_loss": 2.0, "val_bpb": 1.25, "val_tokens": 9}
+        outcome |= {"val_bpb_stderr": 0.002}
         session.add(OutcomeRow(run_id=1, **outcome))
     yield made
     made.dispose()
@@ -58,11 +59,13 @@ def test_every_format_holds_the_same_trials_and_points(engine, tmp_path, form):
 
     assert [trial["state"] for trial in trials] == ["complete", "pruned"]
     assert [trial["final_val_bpb"] for trial in trials] == ["1.25", ""]
+    assert [trial["final_val_bpb_stderr"] for trial in trials] == ["0.002", ""]
     assert [trial["params.optim.matrix_lr"] for trial in trials] == ["0.02", "1.02"]
     assert [trial["params.some.choice"] for trial in trials] == ["3", "none"]
     assert [(point["number"], point["seq"]) for point in curves] == [("0", "1"), ("0", "2"), ("1", "1"), ("1", "2")]
     assert curves[0]["train_loss"] == repr(0.1 + 0.2)  # to the last digit
     assert curves[0]["val_bpb"] == "" and curves[1]["val_bpb"] == "1.25"
+    assert curves[0]["val_bpb_stderr"] == "" and curves[1]["val_bpb_stderr"] == "0.01"
 
 
 def test_parquet_columns_are_typed(engine, tmp_path):

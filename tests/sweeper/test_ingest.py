@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 from sqlalchemy import select
 
 from sweeper import control, reaper
+from sweeper.results import Results
 from sweeper.service import Conflict, Service, Unknown
 from sweeper.tables import (
     MessageRow,
@@ -167,3 +168,18 @@ def test_a_run_that_dies_of_its_stop_order_is_not_repeated(service: Service) -> 
 
     assert talk.runs(service)[0].state == "stopped"
     assert talk.states(service) == ["PRUNED"]
+
+
+def test_standard_errors_are_kept_with_points_and_outcomes_and_none_is_made_up(service: Service) -> None:
+    sure, silent = talk.take(service, "w1"), talk.take(service, "w2")
+    evaluation = talk.evaluation(1.0, 2.5) | {"val_bpb_stderr": 0.004}
+    score = talk.outcome(2.4) | {"val_bpb_stderr": 0.002}
+    start = talk.start() | {"compiled_graphs": 3, "graph_breaks": 1, "devices": 8}
+    talk.say(service, sure, start, talk.step(0.5), evaluation, score, talk.end())
+    talk.say(service, silent, *talk.whole(2.6))  # 0 on the wire
+
+    results = Results(service.engine)
+    assert [trial.final_val_bpb_stderr for trial in results.trials("tiny")] == [0.002, None]
+    told = results.run("tiny", "trial", 0)
+    assert (told.streamed_val_bpb_stderr, told.compiled_graphs, told.graph_breaks, told.devices) == (0.004, 3, 1, 8)
+    assert results.run("tiny", "trial", 1).streamed_val_bpb_stderr is None

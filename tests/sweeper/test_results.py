@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import optuna
 import pytest
@@ -278,8 +280,7 @@ def test_axes_of_a_stored_study():
 def test_merging_keeps_what_the_last_attempt_at_each_step_did():
     def points(*steps: int) -> RunPoints:
         column = np.array(steps, dtype=float)
-        names = ("step", "tokens", "seconds", "progress", "train_loss", "lr_factor", "tokens_per_second", "val_bpb")
-        return RunPoints(**dict.fromkeys(names, column))
+        return RunPoints(**{field.name: column for field in dataclasses.fields(RunPoints)})
 
     merged = merge_attempts([(points(1, 2, 3, 4, 5), 0), (points(4, 5, 6), 3), (points(3, 4), 2)])
     assert merged.step.tolist() == [1, 2, 3, 4], "the third attempt went back behind the second"

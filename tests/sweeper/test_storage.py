@@ -11,68 +11,17 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import httpx
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 from optuna_dashboard import wsgi  # type: ignore[import-untyped]  # it ships no types
-from sqlalchemy import inspect, select, text
+from sqlalchemy import select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError
 
 from sweeper import storage
 from sweeper.errors import SweeperError
 from sweeper.service import Service
-from sweeper.tables import Base, MessageRow, RunRow, StudyRow, WorkerRow
+from sweeper.tables import MessageRow, RunRow, StudyRow, WorkerRow
 from tests.sweeper import talk
 from tests.sweeper.conftest import Opener
-
-
-def ours(name: str | None, kind: str, _parents: object) -> bool:
-    return kind != "table" or ((name or "").startswith("sweeper_") and name != storage.VERSION_TABLE)
-
-
-def test_migrations_make_the_tables_of_the_metadata(empty_url: str) -> None:
-    engine = storage.open_engine(empty_url)
-    storage.migrate(engine)
-    storage.migrate(engine)  # again changes nothing
-    with engine.connect() as connection:
-        options = {"version_table": storage.VERSION_TABLE, "include_name": ours, "compare_type": True}
-        assert compare_metadata(MigrationContext.configure(connection, opts=options), Base.metadata) == []
-        tables = set(inspect(connection).get_table_names())
-    engine.dispose()
-
-    assert tables >= {"sweeper_runs", storage.VERSION_TABLE, "trials", "alembic_version"}
-
-
-def test_a_difference_between_migrations_and_metadata_is_seen(empty_url: str) -> None:
-    engine = storage.open_engine(empty_url)
-    storage.migrate(engine)
-    with engine.begin() as connection:
-        connection.execute(text("ALTER TABLE sweeper_notes DROP COLUMN text"))
-    with engine.connect() as connection:
-        options = {"version_table": storage.VERSION_TABLE, "include_name": ours}
-        difference = compare_metadata(MigrationContext.configure(connection, opts=options), Base.metadata)
-    engine.dispose()
-    assert [change[0] for change in difference] == ["add_column"]
-
-
-def test_services_that_start_together_migrate_once(empty_url: str) -> None:
-    problems: list[Exception] = []
-
-    def start() -> None:
-        engine = storage.open_engine(empty_url)
-        try:
-            storage.migrate(engine)
-        except Exception as error:  # noqa: BLE001 - handed to the main thread
-            problems.append(error)
-        finally:
-            engine.dispose()
-
-    threads = [threading.Thread(target=start) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert problems == []
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.client import Client
+from sweeper.outbox import Outbox
 from sweeper.worker import Worker
 from tests.sweeper.scripted_service import ScriptedService
 from tests.sweeper.waiting import until
@@ -106,6 +107,21 @@ def test_events_travel_in_batches(serve, start, monkeypatch):
     finish(thread)
     assert service.kinds(1).count("step") == 200
     assert service.deliveries[1] < 30
+
+
+def test_the_last_validation_and_the_outcome_go_with_the_end(serve):
+    service = serve()
+    with Client(service.url) as client:
+        outbox = Outbox(client, 1, 60.0)
+        outbox.add({"event": "eval", "fraction": 1.0})
+        outbox.add({"event": "outcome"})
+        assert not outbox.due
+        outbox.add({"event": "end"})
+        assert outbox.due
+        outbox.deliver()
+        outbox.add({"event": "eval", "fraction": 0.3})
+        assert outbox.due, "a rung is decided on"
+    assert service.kinds(1) == ["eval", "outcome", "end"]
 
 
 def test_a_stop_order_ends_the_run_as_stopped(serve, start, monkeypatch):

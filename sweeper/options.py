@@ -1,0 +1,39 @@
+"""The options that commands share: their values and their help."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class ProfileName(StrEnum):
+    gpu = "gpu"
+    cpu = "cpu"
+
+
+class ExportFormat(StrEnum):
+    csv = "csv"
+    json = "json"
+    parquet = "parquet"
+
+
+class Kind(StrEnum):
+    trial = "trial"
+    promotion = "promotion"
+
+
+Study = Annotated[str, typer.Option("--study", "-s", help="Name of the study.")]
+StudyFile = Annotated[str, typer.Option("--study", "-s", help="Name in ./studies or packaged, or a .toml file.")]
+Server = Annotated[str | None, typer.Option("--server", help="URL of the service; left out: the one of this home.")]
+Port = Annotated[int | None, typer.Option(help="Port; left out: 8765, or a free one.", min=1, max=65535)]
+Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in, unasked.")]
+DeviceOption = Annotated[Device, typer.Option(help="auto takes the NVIDIA GPUs where there are any.")]
+Profile = Annotated[ProfileName | None, typer.Option(help="Left out: gpu with an NVIDIA GPU, else cpu.")]

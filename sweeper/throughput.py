@@ -1,0 +1,106 @@
+"""How fast devices train: one row for a device and a shape, as measured last, by `sweeper bench` or by a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Literal
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from sweeper.shape import Shape, shape_of
+from sweeper.storage import insert_or_update
+from sweeper.tables import MessageRow, PointRow, RunRow, ThroughputRow
+from trainer.config import ConfigError
+
+Source = Literal["bench", "trial", "promotion"]
+
+FEWEST_STEPS = 10
+"""A run of fewer says little about its speed."""
+KEY = ("device_name", "devices", *(field.name for field in fields(Shape)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Throughput:
+    """The speed of one device on one shape; see ThroughputRow."""
+
+    device_name: str
+    shape: Shape
+    tokens_per_second: float
+    seconds: float
+    setup_seconds: float | None
+    peak_memory_bytes: int
+    source: Source
+    measured_at: float
+    devices: int = 1
+
+
+def store(session: Session, found: Throughput) -> None:
+    """Keep it in place of what was known of this device and shape."""
+    values = asdict(found)
+    insert_or_update(session, ThroughputRow, values.pop("shape") | values, KEY)
+
+
+def store_run(session: Session, run: RunRow, now: float) -> None:
+    """Keep the speed of a run that ended; nothing where it was too short to have one."""
+    start = session.scalar(
+        select(MessageRow.body)
+        .where(MessageRow.run_id == run.id, MessageRow.kind == "start")
+        .order_by(MessageRow.seq)
+        .limit(1)
+    )
+    try:
+        shape = shape_of(run.config)
+    except ConfigError:  # of another version of sweeper
+        return
+    tokens, seconds, steps = run.tokens, run.seconds, run.step - run.resumed_step
+    if run.resumed_step:  # the clock went on from that of an earlier attempt, perhaps on another device
+        first = session.execute(
+            select(PointRow.tokens, PointRow.seconds, PointRow.step)
+            .where(PointRow.run_id == run.id)
+            .order_by(PointRow.seq)
+            .limit(1)
+        ).one_or_none()
+        if first is None:
+            return
+        tokens, seconds, steps = tokens - first.tokens, seconds - first.seconds, run.step - first.step
+    if start is None or not run.device_name or steps < FEWEST_STEPS or seconds <= 0:
+        return
+    found = Throughput(
+        device_name=run.device_name[:255],
+        devices=start.get("devices", 1),
+        shape=shape,
+        tokens_per_second=tokens / seconds,
+        seconds=seconds,
+        setup_seconds=start.get("setup_seconds"),
+        peak_memory_bytes=run.peak_memory_bytes,
+        source="promotion" if run.kind == "promotion" else "trial",
+        measured_at=now,
+    )
+    store(session, found)
+
+
+def known(session: Session, device_name: str, devices: int = 1) -> dict[Shape, Throughput]:
+    """What is known of a device, by shape.
+
+    Args:
+        device_name: as the trainer says it or as `devices.describe` does: of a CPU the trainer adds the threads.
+    """
+    rows: Sequence[ThroughputRow] = session.scalars(
+        select(ThroughputRow)
+        .where(
+            or_(
+                ThroughputRow.device_name == device_name,
+                ThroughputRow.device_name.startswith(f"{device_name}, ", autoescape=True),
+            ),
+            ThroughputRow.devices == devices,
+        )
+        .order_by(ThroughputRow.measured_at)
+    ).all()
+    own = [field.name for field in fields(Throughput) if field.name != "shape"]
+    found = {}
+    for row in rows:
+        shape = Shape(**{field.name: getattr(row, field.name) for field in fields(Shape)})
+        found[shape] = Throughput(shape=shape, **{name: getattr(row, name) for name in own})
+    return found

@@ -128,10 +128,14 @@ class Validator:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """No gradients, and the model in evaluation mode, for the block."""
+    """The model in evaluation mode for the block, without gradients.
+
+    A compiled model keeps them: its blocks then run the graphs that training compiled, where other graphs would
+    take as long to compile again as a dozen validations. What they save for a backward pass goes with the pass.
+    """
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.set_grad_enabled(getattr(model, "compiled", False)):
             yield
     finally:
         model.train()

@@ -138,6 +138,7 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.dtype = dtype
+        self.compiled = False
         self.embedding = nn.Embedding(config.vocab_size, config.model_dim)
         nn.init.normal_(self.embedding.weight, std=config.embed_init_std if config.tie_embeddings else 1.0)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
@@ -165,7 +166,8 @@ class GPT(nn.Module):
             if index < self.pushes:
                 pushed.append(x.view_as(x))
         weight = self.embedding.weight if self.lm_head is None else self.lm_head.weight
-        loss: Tensor = self.head(x, weight, targets_BT, per_sequence)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not per_sequence):
+            loss: Tensor = self.head(x, weight, targets_BT, per_sequence)
         return loss
 
     def compile_blocks(self, backend: str = "inductor") -> None:
@@ -177,6 +179,7 @@ class GPT(nn.Module):
             backend: of torch.compile; tests count graphs without making any code of them.
         """
         torch._dynamo.config.recompile_limit = 256
+        self.compiled = True
         for block in self.blocks:
             assert isinstance(block, Block)
             block.attention.kernel = use_rotate_kernel(self.config, self.dtype)

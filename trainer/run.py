@@ -238,11 +238,12 @@ class Run:
         if self._shape() in _warmed:
             return
         weights = {name: value.clone() for name, value in self.model.state_dict().items()}
-        for _ in range(self.config.runtime.warmup_steps):
-            self.accumulator.run()
-            self.optimizers.step(lr_factor=1.0, momentum=self.config.optim.momentum)
-        for validator in (self.validate_rung, self.validate_final):
-            validator.warm_up(self.model)
+        with device.uncollected():
+            for _ in range(self.config.runtime.warmup_steps):
+                self.accumulator.run()
+                self.optimizers.step(lr_factor=1.0, momentum=self.config.optim.momentum)
+            for validator in (self.validate_rung, self.validate_final):
+                validator.warm_up(self.model)
         self.model.load_state_dict(weights)
         self.optimizers = Optimizers(self.model, self.config.optim, self.group)
         self.batches.position = 0

@@ -1,7 +1,7 @@
 """What a trainer says, one JSON object a line.  Standard library only, no NaN on the wire.
 
-Every run says Start, then any number of Step, Eval and Notice, then Outcome (only when the budget was
-reached), and ends with exactly one End or Failure.
+Every run says Start, then any number of Step, Eval and Notice, then, only when the budget was reached, Outcome and
+what Score and Export were asked for, and ends with exactly one End or Failure.
 """
 
 from __future__ import annotations
@@ -97,6 +97,50 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """Another score of the run at its full budget, beside the Outcome's plain one; lower is better."""
+
+    kind: ClassVar[str] = "score"
+    name: str
+    """One of SCORES."""
+    step: int
+    tokens: int
+    seconds: float
+    val_loss: float
+    val_bpb: float
+    val_tokens: int
+    eval_seconds: float
+    val_bpb_stderr: float = 0.0
+    """As in Eval."""
+
+
+SCORES = ("sliding", "quantised", "quantised_sliding")
+"""Names of Score: with overlapping windows; after the round trip through the artifact; both."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """The artifact that the trained weights become, and what the way there and back costs."""
+
+    kind: ClassVar[str] = "export"
+    scheme: str
+    """`int8` or `int6_int8`."""
+    codec: str
+    """`zlib` or `zstd`."""
+    artifact_bytes: int
+    """Compressed weights, and the code where it was asked for."""
+    code_bytes: int
+    """Of which code; 0 where it was not asked for."""
+    raw_bytes: int
+    """Packed weights before compression."""
+    val_bpb: float
+    """After the round trip: that of the Score `quantised`."""
+    gap: float
+    """val_bpb after the round trip less val_bpb before it, on the same tokens."""
+    export_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
     """Something a reader of the run should know, such as a halved micro-batch."""
 
@@ -134,8 +178,21 @@ class Failure:
     context: dict[str, str] = field(default_factory=dict)
 
 
-Event = Start | Step | Eval | Outcome | Notice | End | Failure
-EVENTS: dict[str, type[Event]] = {kind.kind: kind for kind in (Start, Step, Eval, Outcome, Notice, End, Failure)}
+Event = Start | Step | Eval | Outcome | Score | Export | Notice | End | Failure
+EVENTS: dict[str, type[Event]] = {
+    kind.kind: kind
+    for kind in (
+        Start,
+        Step,
+        Eval,
+        Outcome,
+        Score,
+        Export,
+        Notice,
+        End,
+        Failure,
+    )
+}
 
 
 def encode(event: Event) -> str:

@@ -74,12 +74,13 @@ def write_tokens(folder: Path, vocab: int) -> None:
 
 
 def flops_per_token(model: ModelConfig, seq_len: int) -> float:
-    kv_dim = model.num_kv_heads * model.model_dim // model.num_heads
-    block = 2 * model.model_dim * (model.model_dim + kv_dim) + 2 * model.model_dim * int(
-        model.mlp_mult * model.model_dim
-    )
-    weights = model.num_layers * block + model.model_dim * model.vocab_size
-    return 6.0 * weights + 6.0 * model.num_layers * seq_len * model.model_dim
+    kv_dim = model.num_kv_heads * model.head_dim
+    projections = 3 if model.mlp_activation == "swiglu" else 2
+    block = model.model_dim * (2 * (model.model_dim + kv_dim) + projections * model.mlp_hidden)
+    bigram = model.bigram_dim * model.model_dim if model.bigram_buckets else 0
+    passes = len(model.block_order)
+    weights = passes * block + bigram + model.model_dim * model.vocab_size
+    return 6.0 * weights + 6.0 * passes * seq_len * model.model_dim
 
 
 def matmul_rate(where: torch.device) -> float:

@@ -136,7 +136,8 @@ def largest_micro_sequences(config: TrainConfig, device: torch.device) -> int:
     """The first guess: what the config says, else as many sequences as the memory should hold.
 
     A layer keeps about 24 bytes a token for each channel of the stream and 4 for each hidden unit, the head 8 for
-    each word (measured on an H200: within a tenth for 7 to 9 layers of width 512) unless it goes by chunks.
+    each word (measured on an H200: within a tenth for 7 to 9 layers of width 512) unless it goes by chunks. A block
+    that runs several times keeps as much each time.
     """
     seq_len, model = config.data.seq_len, config.model
     if config.data.micro_batch_tokens:
@@ -145,7 +146,7 @@ def largest_micro_sequences(config: TrainConfig, device: torch.device) -> int:
         return max(1, HOST_MICRO_BATCH_TOKENS // seq_len)
     layer = 24 * model.model_dim + 4 * int(model.mlp_mult * model.model_dim)
     head = 8 * model.vocab_size if model.vocab_size <= WHOLE_VOCAB else 8 * model.model_dim
-    bytes_per_token = model.num_layers * layer + head
+    bytes_per_token = len(model.block_order) * layer + head
     return max(1, int(SHARE_FOR_ACTIVATIONS * memory_bytes(device) / bytes_per_token) // seq_len)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from trainer.config import TrainConfig
+
 FILE = "checkpoint.pt"
 
 
@@ -42,11 +44,12 @@ def load(folder: Path, device: torch.device, config: dict[str, Any]) -> dict[str
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        saved = TrainConfig.from_dict(state["config"]).to_dict()  # with what earlier versions did not know
     except Exception as error:
         raise CheckpointError(
             f"{path} cannot be read ({error}); move it away to start this run afresh, nothing was changed"
         ) from error
-    differences = [line for part in _THAT_MUST_AGREE for line in _differences(part, state["config"], config)]
+    differences = [line for part in _THAT_MUST_AGREE for line in _differences(part, saved, config)]
     if differences:
         raise CheckpointError(
             f"{path} belongs to a run with other values ({'; '.join(differences)}); "
@@ -56,8 +59,12 @@ def load(folder: Path, device: torch.device, config: dict[str, Any]) -> dict[str
 
 
 # Where it runs and how often it saves or validates may change on resume; what is learned may not.
-_THAT_MUST_AGREE = ("model", "optim", "schedule", "data", "budget", "seeds")
-_MAY_DIFFER = {"data.path", "data.micro_batch_tokens"}
+_THAT_MUST_AGREE = ("model", "optim", "schedule", "data", "budget", "export", "seeds")
+_MAY_DIFFER = {
+    "data.path",
+    "data.micro_batch_tokens",
+    *(f"export.{name}" for name in ("codec", "prune", "path", "code")),  # what training never sees
+}
 
 
 def _differences(part: str, saved: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

@@ -10,80 +10,13 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from trainer.export_config import ExportConfig as ExportConfig
+from trainer.export_config import packed_bytes as packed_bytes
 from trainer.model_config import ModelConfig as ModelConfig
+from trainer.optim_config import OptimConfig as OptimConfig
+from trainer.optim_config import ScheduleConfig as ScheduleConfig
 from trainer.values import ConfigError as ConfigError
 from trainer.values import build, require
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OptimConfig:
-    """Muon for the matrices of the blocks, Adam for the rest; rates at the peak of the schedule."""
-
-    matrix_lr: float = 0.04
-    """Muon step size for the 2-D weights of the blocks."""
-    scalar_lr: float = 0.04
-    """Adam step size for gains, scales, residual mixes and skip weights."""
-    embed_lr: float = 0.05
-    """Adam step size for the token embedding (the baseline uses 0.05 tied, 0.6 untied)."""
-    head_lr: float = 0.008
-    """Adam step size for the output head; used only when it is untied."""
-    matrix_weight_decay: float = 0.0
-    """Decoupled decay of the Muon group: p *= 1 - lr * decay before each step, with the scheduled lr."""
-    adam_weight_decay: float = 0.0
-    """The same for embedding and head; gains and scales are never decayed."""
-    momentum: float = 0.95
-    """Nesterov momentum of Muon after its warm-up."""
-    momentum_start: float = 0.85
-    """Momentum of Muon at the first step."""
-    momentum_warmup: float = 0.04
-    """Share of the budget over which momentum rises (the baseline: 500 of about 13,800 steps)."""
-    newton_schulz_steps: int = 5
-    """Iterations of Muon's orthogonalisation."""
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    grad_clip: float = 0.0
-    """Largest global gradient norm; 0 turns clipping off."""
-
-    def __post_init__(self) -> None:
-        for name in ("matrix_lr", "scalar_lr", "embed_lr", "head_lr", "eps"):
-            value = getattr(self, name)
-            require(value > 0, f"optim.{name} must be positive, got {value}")
-        for name in ("matrix_weight_decay", "adam_weight_decay", "grad_clip"):
-            value = getattr(self, name)
-            require(value >= 0, f"optim.{name} must not be negative, got {value}")
-        for name in ("momentum", "momentum_start", "beta1", "beta2"):
-            value = getattr(self, name)
-            require(0 <= value < 1, f"optim.{name} must be in [0, 1), got {value}")
-        require(
-            0 <= self.momentum_warmup <= 1,
-            f"optim.momentum_warmup must be in [0, 1], got {self.momentum_warmup}",
-        )
-        require(
-            self.newton_schulz_steps >= 1,
-            f"optim.newton_schulz_steps must be at least 1, got {self.newton_schulz_steps}",
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduleConfig:
-    """Warm-up, constant trunk, linear warmdown: lengths are shares of the budget, never step counts."""
-
-    warmup: float = 0.0
-    """Share of the budget over which the rate rises linearly from 0."""
-    warmdown: float = 0.4
-    """Share of the budget over which the rate falls linearly to final_lr (ours; see decision 4)."""
-    final_lr: float = 0.0
-    """Rate at the end as a share of the peak."""
-
-    def __post_init__(self) -> None:
-        for name in ("warmup", "warmdown", "final_lr"):
-            value = getattr(self, name)
-            require(0 <= value <= 1, f"schedule.{name} must be in [0, 1], got {value}")
-        require(
-            self.warmup + self.warmdown <= 1,
-            f"schedule.warmup + schedule.warmdown must not exceed 1, got {self.warmup} + {self.warmdown}",
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,10 +76,14 @@ class EvalConfig:
     """Validation tokens used at those shares and for the last point of the curve, spread evenly over the set;
     0 is the whole set."""
     final_val_tokens: int = 0
-    """Validation tokens of the final score, spread evenly over the set; 0 is the whole set."""
+    """Validation tokens of the final score, spread evenly over the set; 0 is the whole set. The sliding score takes
+    the same tokens, so that the two differ by context alone."""
     stride: int = 0
     """Also score at the end with windows that advance by this many tokens, each token once, with at least
     seq_len - stride tokens of context where the text has them; 0 for not. See the Score `sliding`."""
+    by_document: bool = False
+    """Whether every validation keeps documents apart: none sees the one before it, as each has windows of its own. It
+    costs up to a window more for every document."""
 
     def __post_init__(self) -> None:
         require(
@@ -154,7 +91,7 @@ class EvalConfig:
             and all(a < b for a, b in zip(self.fractions, self.fractions[1:], strict=False)),
             f"eval.fractions must be ascending shares in (0, 1), got {list(self.fractions)}",
         )
-        for name in ("val_tokens", "final_val_tokens"):
+        for name in ("val_tokens", "final_val_tokens", "stride"):
             require(getattr(self, name) >= 0, f"eval.{name} must not be negative, got {getattr(self, name)}")
 
 
@@ -204,9 +141,16 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     budget: BudgetConfig = field(default_factory=lambda: BudgetConfig(seconds=600.0))
     eval: EvalConfig = field(default_factory=EvalConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
     seeds: SeedConfig = field(default_factory=SeedConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def __post_init__(self) -> None:
+        require(
+            self.eval.stride <= self.data.seq_len,
+            f"eval.stride must not exceed data.seq_len ({self.data.seq_len}), got {self.eval.stride}",
+        )
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> TrainConfig:

@@ -1,13 +1,17 @@
 """Token shards to batches on the device.  Shape key: B sequences, T tokens.
 
 A prepared folder holds `train_*.bin` and `val_*.bin` (256 little-endian int32: 20240520, 1, token count; then that
-many uint16: the format of parameter-golf), `token_bytes.npy` (int16, (vocab,): bytes of text that each token stands
-for) and `manifest.json`.
+many uint16: the format of parameter-golf), `token_bytes.npy` and `manifest.json`.
+
+`token_bytes.npy` is int16: (vocab,), the bytes of text that each token stands for. Or (3, vocab), where a leading
+space belongs to a token but counts only inside a document: the bytes without it; 1 for tokens that have it; 1 for
+tokens after which it does not count (separators, which stand for no text).
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,17 +65,44 @@ def read_split(folder: Path, split: str) -> list[Tokens]:
     return [read_shard(path) for path in paths]
 
 
-def read_token_bytes(folder: Path) -> npt.NDArray[np.int64]:
-    """(ids of the tokeniser,): bytes of text per token id.
+def read_token_bytes(folder: Path) -> npt.NDArray[np.int16]:
+    """The folder's `token_bytes.npy`.
 
     Raises:
-        DataError: the table is missing.
+        DataError: the table is missing, or of another shape.
     """
     path = folder / "token_bytes.npy"
     if not path.exists():
         raise DataError(f"{path} is missing; `sweeper data prepare` writes it beside the shards")
-    table: npt.NDArray[np.int64] = np.load(path).astype(np.int64)
+    table: npt.NDArray[np.int16] = np.load(path).astype(np.int16)
+    if table.ndim != 1 and (table.ndim, len(table)) != (2, 3):
+        raise DataError(f"{path} must be of shape (vocabulary,) or (3, vocabulary), it is {table.shape}")
     return table
+
+
+def text_bytes(table: npt.NDArray[np.integer], tokens: Tokens) -> npt.NDArray[np.int16]:
+    """(len(tokens),) bytes of text that each token stands for, after the one before it; the first after none."""
+    bare, *spaces = table.astype(np.int16).reshape(-1, table.shape[-1])
+    counted: npt.NDArray[np.int16] = bare[tokens]
+    if spaces:
+        has_space, no_space_after = spaces
+        counted[1:] += has_space[tokens[1:]] > no_space_after[tokens[:-1]]
+    return counted
+
+
+def read_separator(folder: Path) -> int | None:
+    """Id of the token before each document, as the manifest says; None where there is no manifest.
+
+    Raises:
+        DataError: a manifest that does not say.
+    """
+    path = folder / "manifest.json"
+    if not path.exists():
+        return None
+    try:
+        return int(json.loads(path.read_bytes())["separator"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} does not name the separator of documents: {error!r}") from error
 
 
 class TokenStore:
@@ -95,17 +126,41 @@ class TokenStore:
             self._resident = torch.cat(parts).to(device)
 
     def gather(self, begins: npt.NDArray[np.int64], length: int) -> Tensor:
-        """(len(begins), length) int64 on the device: the tokens from each begin on. No shard end is crossed."""
+        """(len(begins), length) int64 on the device: the tokens from each begin on.
+
+        Past the last token it is repeated. Where the split stays on the host, no shard's end may be crossed.
+        """
         if self._resident is not None:
             offsets = _to_device(torch.from_numpy(begins), self._device)
             index = offsets[:, None] + torch.arange(length, device=self._device)
-            return self._resident[index].long() & 0xFFFF
+            return self._resident[index.clamp_(max=len(self._resident) - 1)].long() & 0xFFFF
         shard_of = np.searchsorted(self.starts, begins, side="right") - 1
         rows = [
             self._shards[shard][begin : begin + length]
             for shard, begin in zip(shard_of, begins - self.starts[shard_of], strict=True)
         ]
         return _to_device(torch.from_numpy(np.stack(rows).astype(np.int64)), self._device)
+
+    def places(self, token: int) -> npt.NDArray[np.int64]:
+        """Where the token stands in the split, ascending."""
+        found = [np.flatnonzero(shard == token) for shard in self._shards]
+        return np.concatenate([start + places for start, places in zip(self.starts, found, strict=False)])
+
+    def bytes_before(self, table: npt.NDArray[np.integer]) -> npt.NDArray[np.uint32]:
+        """(tokens + 1,) bytes of text before each place, modulo 2**32: differences are right where they are less.
+
+        Raises:
+            DataError: a token that the table does not have.
+        """
+        tokens = np.concatenate(self._shards)
+        if tokens.max(initial=0) >= table.shape[-1]:
+            raise DataError(
+                f"there is a token {tokens.max()} among the shards, but token_bytes.npy has only {table.shape[-1]}: "
+                "they are not of one tokeniser"
+            )
+        before = np.zeros(len(tokens) + 1, dtype=np.uint32)
+        np.cumsum(text_bytes(table, tokens), dtype=np.uint32, out=before[1:])
+        return before
 
 
 def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -167,14 +222,24 @@ class TrainBatches:
         return self._order
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Corpus:
     """A prepared folder, opened on a device."""
 
     train: TokenStore
     val: TokenStore
-    token_bytes: npt.NDArray[np.int64]
-    """(ids of the tokeniser,) bytes of text that each token stands for."""
+    token_bytes: npt.NDArray[np.integer]
+    """(ids of the tokeniser,) bytes of text that each token stands for, or (3, ids): see the top of this module."""
+    separator: int | None = None
+    """Id of the token before each document; None where the folder does not say."""
+
+    def val_bytes(self, begins: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Bytes of text of the validation tokens from each begin up to its end, not included; less than 4 GiB each."""
+        return (self._val_bytes_before[ends] - self._val_bytes_before[begins]).astype(np.int64)
+
+    @functools.cached_property
+    def _val_bytes_before(self) -> npt.NDArray[np.uint32]:
+        return self.val.bytes_before(self.token_bytes)
 
 
 def corpus_for(config: TrainConfig, device: torch.device) -> Corpus:
@@ -187,7 +252,7 @@ def corpus_for(config: TrainConfig, device: torch.device) -> Corpus:
     if not folder:
         raise DataError("data.path is empty; it names a folder that `sweeper data prepare` wrote")
     corpus = open_corpus(Path(folder), device)
-    ids = len(corpus.token_bytes)
+    ids = corpus.token_bytes.shape[-1]
     if ids > vocab_size:
         raise DataError(
             f"the data in {folder!r} uses {ids} token ids, but model.vocab_size is {vocab_size}; "
@@ -202,7 +267,7 @@ def open_corpus(folder: Path, device: torch.device) -> Corpus:
     Raises:
         DataError: the folder, its shards or its table of bytes are missing or damaged.
     """
-    files = sorted(path for pattern in ("*.bin", "*.npy") for path in folder.glob(pattern))
+    files = sorted(path for pattern in ("*.bin", "*.npy", "manifest.json") for path in folder.glob(pattern))
     return _open(folder, device, tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files))
 
 
@@ -213,23 +278,5 @@ def _open(folder: Path, device: torch.device, signature: tuple[tuple[str, int, i
         train=TokenStore(train, device, SHARE_FOR_TOKENS * memory_bytes(device)),
         val=TokenStore(val, device),
         token_bytes=read_token_bytes(folder),
+        separator=read_separator(folder),
     )
-
-
-def validation_begins(stream_tokens: int, seq_len: int, wanted_tokens: int) -> npt.NDArray[np.int64]:
-    """Where the validation windows begin: the stream cut into windows that do not overlap, as the baseline does.
-
-    Args:
-        stream_tokens: of the validation split, read as one stream.
-        seq_len: T; a window is T + 1 tokens, of which the last T are targets.
-        wanted_tokens: how many to score, rounded down to whole windows and spread evenly over the stream; 0 is all.
-
-    Raises:
-        DataError: the stream is shorter than one window.
-    """
-    available = (stream_tokens - 1) // seq_len
-    if available < 1:
-        raise DataError(f"data.seq_len is {seq_len}, but the validation split has only {stream_tokens} tokens")
-    wanted = available if wanted_tokens == 0 else min(available, max(1, wanted_tokens // seq_len))
-    begins: npt.NDArray[np.int64] = np.arange(wanted) * available // wanted * seq_len
-    return begins

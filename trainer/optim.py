@@ -14,12 +14,15 @@ from trainer.muon import Muon
 
 
 def partition(model: GPT) -> dict[str, list[Tensor]]:
-    """The parameters by group: embedding, matrix, scalar, head (empty when tied)."""
-    inside_blocks = [parameter for block in model.blocks for parameter in block.named_parameters()]
+    """The parameters by group: embedding (tokens, pairs of tokens), matrix, scalar, head (empty when tied)."""
+    inside = [parameter for block in model.blocks for parameter in block.named_parameters()]
+    stem = [] if model.stem is None else list(model.stem.named_parameters())
+    tables = [p for name, p in stem if name == "bigram.table.weight"]
+    inside += [(name, p) for name, p in stem if name != "bigram.table.weight"]
     groups: dict[str, list[Tensor]] = {
-        "embedding": [model.embedding.weight],
-        "matrix": [p for name, p in inside_blocks if _is_matrix(name, p)],
-        "scalar": [model.skip_weights, *(p for name, p in inside_blocks if not _is_matrix(name, p))],
+        "embedding": [model.embedding.weight, *tables],
+        "matrix": [p for name, p in inside if _is_matrix(name, p)],
+        "scalar": [model.skip_weights, *(p for name, p in inside if not _is_matrix(name, p))],
         "head": [] if model.lm_head is None else [model.lm_head.weight],
     }
     placed = [id(parameter) for group in groups.values() for parameter in group]
@@ -28,8 +31,8 @@ def partition(model: GPT) -> dict[str, list[Tensor]]:
 
 
 def _is_matrix(name: str, parameter: Tensor) -> bool:
-    # resid_mix is (2, D): two vectors of scales, not a matrix to orthogonalise.
-    return parameter.ndim == 2 and name != "resid_mix"
+    # These are (2, D) and (2, 3): scales of two streams each, no matrices to orthogonalise.
+    return parameter.ndim == 2 and name not in ("resid_mix", "lane_mix")
 
 
 class Optimizers:
@@ -44,6 +47,7 @@ class Optimizers:
             momentum=config.momentum,
             weight_decay=config.matrix_weight_decay,
             newton_schulz_steps=config.newton_schulz_steps,
+            newton_schulz=config.newton_schulz,
             group=group,
         )
         adam_groups: list[dict[str, Any]] = [

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Hashable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from trainer.data import TrainBatches, corpus_for
 from trainer.distributed import ALONE, Group
 from trainer.divergence import Diverged
 from trainer.evaluate import Score, Validator
+from trainer.finish import Finish, audible, fields
 from trainer.models.gpt import GPT
 from trainer.optim import Optimizers
 from trainer.readout import Readout
+from trainer.weights import Weights
 
 Emit = Callable[[events.Event], None]
 MOST_EPOCHS = 4
@@ -53,6 +56,7 @@ class Run:
         corpus = corpus_for(config, self.device)
         self.model = self._build_model()
         self.optimizers = Optimizers(self.model, config.optim, group)
+        self.weights = Weights(self.model, config)
         self.clock = Clock(config.budget, config.data.batch_tokens, self.device)
         seq_len = config.data.seq_len
         self.batches = TrainBatches(corpus.train, seq_len, config.seeds.data)
@@ -66,17 +70,13 @@ class Run:
             group=group,
             notify=lambda message: emit(events.Notice(message=message)),
         )
-        self.validate_rung, self.validate_final = (
-            Validator(
-                corpus,
-                seq_len=seq_len,
-                tokens=tokens,
-                batch_sequences=self.accumulator.micro_sequences,
-                device=self.device,
-                group=group,
-            )
-            for tokens in (config.eval.val_tokens, config.eval.final_val_tokens)
-        )
+        wanted, rows = config.eval, self.accumulator.micro_sequences
+        validator = partial(Validator, corpus, seq_len=seq_len, batch_sequences=rows, device=self.device, group=group)
+        validator = partial(validator, by_document=wanted.by_document)
+        self.validate_rung = validator(tokens=wanted.val_tokens)
+        self.validate_final = validator(tokens=wanted.final_val_tokens)
+        sliding = validator(tokens=wanted.final_val_tokens, stride=wanted.stride) if wanted.stride else None
+        self.finish = Finish(config.export, self.validate_final, sliding, self.device, group, emit)
         self.evaluations_done = 0
         self._saved_at = 0.0
         self._stop_asked = False
@@ -112,7 +112,7 @@ class Run:
         )
 
     def to_the_end(self) -> None:
-        """Steps until the budget is used, validations where they are due, the outcome.
+        """Steps until the budget is used, validations where they are due, the outcome and what follows it.
 
         Raises:
             Stopped: on request; a checkpoint is written first where they are on.
@@ -138,23 +138,20 @@ class Run:
         self._save()
         # The last point of the curve is measured as all others were; the score may take more of the text.
         streamed = self._evaluate(self.validate_rung, fraction=1.0)
-        same = self.validate_final.tokens == self.validate_rung.tokens
-        score = streamed if same else self._score(self.validate_final)
-        self.emit(
-            events.Outcome(
-                **self._moment(),
-                val_loss=score.val_loss,
-                val_bpb=score.val_bpb,
-                val_tokens=score.tokens,
-                val_bpb_stderr=score.val_bpb_stderr,
-            )
-        )
+        same = self.validate_final.tokens == self.validate_rung.tokens and not self.weights.averaged
+        with self.weights.in_the_end():
+            score = streamed if same else self._score(self.validate_final)
+            self.emit(events.Outcome(**self._moment(), **fields(score)))
+            self.finish.run(self.model, score, self._score, self._moment())
 
     def _step(self) -> None:
         progress = self.clock.next_progress
         factor = schedule.lr_factor(self.config.schedule, progress)
-        self._readout.add(self.accumulator.run(), step=self.clock.step + 1, progress=progress, lr_factor=factor)
+        with self.weights.in_training(progress):
+            loss = self.accumulator.run()
+        self._readout.add(loss, step=self.clock.step + 1, progress=progress, lr_factor=factor)
         self.optimizers.step(lr_factor=factor, momentum=schedule.momentum(self.config.optim, progress))
+        self.weights.take_in(progress, factor)
         self.clock.tick()
         # On CUDA the clock has waited for the step before this one: its loss is there without a stall.
         self._readout.read(self.clock, keep=1 if self.device.type == "cuda" else 0)
@@ -181,7 +178,11 @@ class Run:
 
     def _evaluate_rung(self) -> None:
         self._readout.read(self.clock, keep=0)
-        self._evaluate(self.validate_rung, self.config.eval.fractions[self.evaluations_done])
+        try:
+            self._evaluate(self.validate_rung, self.config.eval.fractions[self.evaluations_done])
+        except Stopped:
+            self._save()  # in the end nothing more is trained, and what was saved before is enough
+            raise
         self.evaluations_done += 1
 
     def _evaluate(self, validator: Validator, fraction: float) -> Score:
@@ -192,19 +193,15 @@ class Run:
                 **self._moment(),
                 progress=self.clock.progress,
                 fraction=fraction,
-                val_loss=score.val_loss,
-                val_bpb=score.val_bpb,
-                val_tokens=score.tokens,
-                val_bpb_stderr=score.val_bpb_stderr,
+                **fields(score),
                 eval_seconds=time.perf_counter() - began,
             )
         )
         return score
 
     def _score(self, validator: Validator) -> Score:
-        score = validator.score(self.model, self.should_stop)
+        score = validator.score(self.model, audible(self.should_stop, self.emit))
         if score is None:
-            self._save()
             raise Stopped
         if not math.isfinite(score.val_loss):
             raise Diverged(f"val_loss is {score.val_loss} at step {self.clock.step}")
@@ -240,7 +237,8 @@ class Run:
         weights = {name: value.clone() for name, value in self.model.state_dict().items()}
         with device.uncollected():
             for _ in range(self.config.runtime.warmup_steps):
-                self.accumulator.run()
+                with self.weights.in_training(progress=1.0):
+                    self.accumulator.run()
                 self.optimizers.step(lr_factor=1.0, momentum=self.config.optim.momentum)
             for validator in (self.validate_rung, self.validate_final):
                 validator.warm_up(self.model)
@@ -250,8 +248,10 @@ class Run:
         _warmed.add(self._shape())
 
     def _shape(self) -> Hashable:
-        width = dataclasses.replace(self.config.model, num_layers=1)
-        return width, self.config.data.seq_len, self.accumulator.micro_sequences, self.config.runtime
+        model = self.config.model
+        width = dataclasses.replace(model, num_layers=1)
+        sequences = self.accumulator.micro_sequences
+        return width, model.block_kinds, self.config.data.seq_len, sequences, self.config.runtime
 
     def _save(self) -> None:
         if not self.config.checkpoint.path:
@@ -267,6 +267,7 @@ class Run:
             "config": self.config.to_dict(),
             "model": self.model.state_dict(),
             "optimizers": self.optimizers.state(),
+            "weights": self.weights.state(),
             "position": self.batches.position,
             "clock": self.clock.state(),
             "random": checkpoint.random_state(self.device),
@@ -284,6 +285,8 @@ class Run:
             return 0
         self.model.load_state_dict(state["model"])
         self.optimizers.restore(state["optimizers"])
+        if "weights" in state:  # checkpoints of earlier versions know of no averages
+            self.weights.restore(state["weights"])
         self.batches.position = state["position"]
         self.clock.restore(state["clock"])
         self._readout.divergence.restore(state["divergence"])

@@ -18,7 +18,7 @@ from trainer.data import (
     open_corpus,
     read_shard,
     read_split,
-    validation_begins,
+    text_bytes,
 )
 
 CPU = torch.device("cpu")
@@ -84,11 +84,52 @@ def test_a_store_that_does_not_fit_reads_the_same_tokens_from_the_host():
     assert resident[:, 0].tolist() == [40_000, 40_090, 60_000, 60_040]
 
 
-def test_validation_windows_cover_the_stream_once():
-    assert validation_begins(1003, 100, 0).tolist() == list(range(0, 1000, 100))
-    assert validation_begins(1003, 100, 350).tolist() == [0, 300, 600]
-    with pytest.raises(DataError, match="only 50 tokens"):
-        validation_begins(50, 100, 0)
+def test_past_the_end_of_a_store_its_last_token_is_repeated():
+    store = TokenStore([np.arange(10).astype(np.uint16)], CPU)
+    assert store.gather(np.array([3, 8]), 4).tolist() == [[3, 4, 5, 6], [8, 9, 9, 9]]
+
+
+def test_a_token_is_found_in_all_shards():
+    shards = [np.array([1, 5, 1], dtype=np.uint16), np.array([7, 1], dtype=np.uint16)]
+    assert TokenStore(shards, CPU).places(1).tolist() == [0, 2, 4]
+    assert TokenStore(shards, CPU, 0).places(9).tolist() == []
+
+
+@settings(deadline=None)
+@given(
+    tokens=st.lists(st.integers(0, 7), min_size=1, max_size=40),
+    table=st.lists(st.tuples(st.integers(0, 20), st.booleans(), st.booleans()), min_size=8, max_size=8),
+)
+def test_a_leading_space_counts_inside_a_document(tokens, table):
+    columns = np.array(table, dtype=np.int16).T
+    counted = text_bytes(columns, np.array(tokens, dtype=np.uint16)).tolist()
+    for place, token in enumerate(tokens):
+        bare, has_space, _ = table[token]
+        space = place > 0 and has_space and not table[tokens[place - 1]][2]
+        assert counted[place] == bare + space
+    assert text_bytes(columns[0], np.array(tokens, dtype=np.uint16)).tolist() == columns[0][tokens].tolist()
+
+
+def test_bytes_of_val_are_right_although_they_are_counted_in_32_bits(folder):
+    corpus = open_corpus(folder, CPU)
+    corpus.token_bytes[:] = 30_000
+    corpus.__dict__["_val_bytes_before"] = corpus.val.bytes_before(corpus.token_bytes) - np.uint32(1_000)
+    assert corpus.val_bytes(np.array([0, 5]), np.array([3, 6])).tolist() == [90_000, 30_000]
+
+
+def test_shards_of_another_tokeniser_are_refused(folder):
+    write_shard(folder / "val_000000.bin", np.arange(500))
+    with pytest.raises(DataError, match=r"a token 499 .* has only 64: they are not of one tokeniser"):
+        open_corpus(folder, CPU).val_bytes(np.array([0]), np.array([3]))
+
+
+def test_the_separator_is_read_from_the_manifest(folder):
+    assert open_corpus(folder, CPU).separator is None
+    (folder / "manifest.json").write_text('{"separator": 7}')
+    assert open_corpus(folder, CPU).separator == 7
+    (folder / "manifest.json").write_text("{}")
+    with pytest.raises(DataError, match="does not name the separator"):
+        open_corpus(folder, CPU)
 
 
 def test_a_corpus_stays_open_until_its_files_change(folder):

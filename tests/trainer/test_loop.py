@@ -87,10 +87,13 @@ def test_a_stop_ends_the_run_within_a_step(values):
     assert not only(said, events.Outcome)
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_resumed_run_is_the_unbroken_run_bit_for_bit(values, tmp_path, accumulation):
+@pytest.mark.parametrize(("accumulation", "average"), [(1, "off"), (2, "ema"), (1, "swa")])
+def test_a_resumed_run_is_the_unbroken_run_bit_for_bit(values, tmp_path, accumulation, average):
     values["data"]["micro_batch_tokens"] = 256 // accumulation
-    values["optim"] = {"matrix_weight_decay": 0.1, "adam_weight_decay": 0.1, "grad_clip": 0.5}
+    values["optim"] = {"matrix_weight_decay": 0.1, "adam_weight_decay": 0.1, "grad_clip": 0.5, "average": average}
+    values["optim"] |= {"swa_below": 1.0, "swa_every": 0.1}
+    values["schedule"] = {"warmdown": 0.8}
+    values["export"] = {"scheme": "int6_int8", "qat_from": 0.3}
     values["checkpoint"] = {"path": str(tmp_path / "unbroken")}
     unbroken = run(values)
     values["checkpoint"] = {"path": str(tmp_path / "broken")}
@@ -101,11 +104,16 @@ def test_a_resumed_run_is_the_unbroken_run_bit_for_bit(values, tmp_path, accumul
     assert steps == {s.step: s.train_loss for s in only(unbroken, events.Step)}
     evals = [(e.fraction, e.val_bpb) for part in parts for e in only(part, events.Eval)]
     assert evals == [(e.fraction, e.val_bpb) for e in only(unbroken, events.Eval)]
+    for kind in (events.Outcome, events.Score):
+        assert [event.val_bpb for event in only(parts[-1], kind)] == [event.val_bpb for event in only(unbroken, kind)]
     cpu = torch.device("cpu")
     states = [checkpoint.load(tmp_path / name, cpu, TrainConfig.from_dict(values).to_dict()) for name in
               ("unbroken", "broken")]  # fmt: skip
     for name, tensor in states[0]["model"].items():
         assert torch.equal(tensor, states[1]["model"][name]), name
+    assert states[0]["weights"]["count"] == states[1]["weights"]["count"] == {"off": 0, "ema": 12, "swa": 8}[average]
+    for mean, again in zip(states[0]["weights"]["mean"], states[1]["weights"]["mean"], strict=True):
+        assert torch.equal(mean, again)
 
 
 def test_a_run_stopped_in_a_validation_takes_it_up_again(values, tmp_path):
@@ -153,6 +161,15 @@ def test_a_checkpoint_of_other_values_is_refused_and_kept(values, tmp_path):
     assert isinstance(said[-1], events.Failure) and said[-1].reason == "checkpoint"
     assert "optim.matrix_lr: 0.04 saved, 0.01 wanted" in said[-1].message
     assert (tmp_path / checkpoint.FILE).read_bytes() == before
+
+
+def test_a_checkpoint_from_before_an_option_existed_is_resumed(values, tmp_path):
+    values["checkpoint"] = {"path": str(tmp_path)}
+    run(values, stop_after_step=3)
+    state = torch.load(tmp_path / checkpoint.FILE, weights_only=True)
+    del state["weights"], state["config"]["export"], state["config"]["optim"]["average"]
+    checkpoint.save(tmp_path, state)
+    assert run(values)[0].resumed_step == 3
 
 
 def test_a_damaged_checkpoint_is_refused_and_kept(values, tmp_path):

@@ -13,35 +13,39 @@ from trainer.models import loss
 from trainer.models.gpt import GPT
 
 
-def plain(x, weight, targets, softcap):
-    return F.cross_entropy(softcap * torch.tanh(x @ weight.T / softcap), targets, reduction="none")
+def plain(x, weight, targets, softcap, smoothing=0.0):
+    logits = softcap * torch.tanh(x @ weight.T / softcap)
+    return F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
 
 
 @settings(deadline=None, max_examples=30)
 @given(
     tokens=st.integers(1, 70), vocab=st.integers(2, 200), width=st.integers(1, 9), chunk=st.integers(1, 40),
-    softcap=st.floats(1.0, 40.0), seed=st.integers(0, 2**31),
+    softcap=st.floats(1.0, 40.0), smoothing=st.sampled_from([0.0, 0.01, 0.3]), seed=st.integers(0, 2**31),
 )  # fmt: skip
-def test_loss_and_gradients_are_those_of_whole_logits(tokens, vocab, width, chunk, softcap, seed):
+def test_loss_and_gradients_are_those_of_whole_logits(tokens, vocab, width, chunk, softcap, smoothing, seed):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(tokens, width, dtype=torch.float64, generator=generator, requires_grad=True)
     weight = (3 * torch.randn(vocab, width, dtype=torch.float64, generator=generator)).requires_grad_()
     targets = torch.randint(vocab, (tokens,), generator=generator)
-    expected = plain(x, weight, targets, softcap)
+    expected = plain(x, weight, targets, softcap, smoothing)
     wanted = torch.autograd.grad(expected.mean() / 3, (x, weight))
     parts = loss.ChunkedLoss(vocab, softcap, chunk)
-    torch.testing.assert_close(parts.each(x, weight, targets), expected.detach(), rtol=1e-12, atol=1e-12)
-    mean = parts.mean(x, weight, targets)
-    torch.testing.assert_close(mean.detach(), expected.mean().detach(), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(torch.autograd.grad(mean / 3, (x, weight)), wanted, rtol=1e-10, atol=1e-12)
+    unsmoothed = plain(x, weight, targets, softcap).detach()
+    torch.testing.assert_close(parts.each(x, weight, targets), unsmoothed, rtol=1e-12, atol=1e-12)
+    share = torch.tensor(smoothing, dtype=torch.float64) if smoothing else None
+    whole = loss.token_losses(x, weight, targets, softcap, share).mean()
+    for mean in (parts.mean(x, weight, targets, share), whole):
+        torch.testing.assert_close(mean.detach(), expected.mean().detach(), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(torch.autograd.grad(mean / 3, (x, weight)), wanted, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_a_model_with_a_large_vocabulary_learns_the_same_by_chunks(tied):
+@pytest.mark.parametrize(("tied", "smoothing"), [(True, 0.0), (False, 0.0), (True, 0.1)])
+def test_a_model_with_a_large_vocabulary_learns_the_same_by_chunks(tied, smoothing):
     def model(most_whole):
         torch.manual_seed(0)
         sizes = {"num_layers": 2, "model_dim": 16, "num_heads": 2, "num_kv_heads": 1}
-        made = GPT(ModelConfig(vocab_size=300, tie_embeddings=tied, **sizes)).double()
+        made = GPT(ModelConfig(vocab_size=300, tie_embeddings=tied, label_smoothing=smoothing, **sizes)).double()
         made.dtype = torch.float64
         torch.nn.init.normal_(made.lm_head.weight) if made.lm_head is not None else None
         made.head.chunked = loss.ChunkedLoss(300, 30.0, 16) if most_whole < 300 else None
@@ -54,7 +58,7 @@ def test_a_model_with_a_large_vocabulary_learns_the_same_by_chunks(tied):
     for (name, a), b in zip(whole.named_parameters(), chunked.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-12, msg=name)
     with torch.no_grad():
-        each = [made(tokens[:, :-1], tokens[:, 1:], per_sequence=True) for made in (whole, chunked)]
+        each = [made(tokens[:, :-1], tokens[:, 1:], per_token=True) for made in (whole, chunked)]
     torch.testing.assert_close(*each)
 
 

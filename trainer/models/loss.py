@@ -24,10 +24,18 @@ ALIGNMENT = 64
 """Rows of the weight are filled up to a multiple of this: tensor cores want even strides, 50,257 is prime."""
 
 
-def token_losses(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, softcap: float) -> Tensor:
-    """(N,) losses in nats, float32 at least; the logits exist whole."""
+def token_losses(
+    x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, softcap: float, smoothing: Tensor | None = None
+) -> Tensor:
+    """(N,) losses in nats, float32 at least; the logits exist whole.
+
+    With `smoothing` e, a scalar, (1 - e) of the target's loss and e of the mean loss over all words.
+    """
     logits = _capped(F.linear(x_ND, weight_VD.to(x_ND.dtype)), softcap)
-    return F.cross_entropy(logits, targets_N, reduction="none")
+    losses = F.cross_entropy(logits, targets_N, reduction="none")
+    if smoothing is None:
+        return losses
+    return losses + smoothing * (logits.gather(-1, targets_N[:, None])[:, 0] - logits.mean(-1))
 
 
 def _capped(logits: Tensor, softcap: float) -> Tensor:
@@ -49,16 +57,26 @@ def chunk_losses(x_CD: Tensor, weight_PD: Tensor, targets_C: Tensor, vocab: int,
 
 
 def chunk_gradients(
-    x_CD: Tensor, weight_PD: Tensor, targets_C: Tensor, share: Tensor, vocab: int, softcap: float
+    x_CD: Tensor,
+    weight_PD: Tensor,
+    targets_C: Tensor,
+    share: Tensor,
+    vocab: int,
+    softcap: float,
+    smoothing: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum of one chunk's losses times `share`; its gradients (C, D) and (P, D), in x's dtype."""
+    """Sum of one chunk's losses times `share`; its gradients (C, D) and (P, D), in x's dtype.  See `token_losses`."""
     logits, words = _chunk_logits(x_CD, weight_PD, vocab, softcap)
     normaliser = logits.logsumexp(-1)
     is_target = words == targets_C[:, None]
-    loss = (normaliser - torch.where(is_target, logits, 0.0).sum(-1)).sum() * share
+    wanted, aim = is_target.to(logits.dtype), torch.where(is_target, logits, 0.0).sum(-1)
+    if smoothing is not None:
+        wanted = (1 - smoothing) * wanted + smoothing / vocab
+        aim = (1 - smoothing) * aim + smoothing / vocab * torch.where(words < vocab, logits, 0.0).sum(-1)
+    loss = (normaliser - aim).sum() * share
     probability = (logits - normaliser[:, None]).exp()
     slope = torch.where(words < vocab, 1.0 - (logits / softcap).square(), 0.0)
-    gradient = ((probability - is_target.to(logits.dtype)) * slope * share).to(x_CD.dtype)
+    gradient = ((probability - wanted) * slope * share).to(x_CD.dtype)
     return loss, gradient @ weight_PD, gradient.mT @ x_CD
 
 
@@ -80,9 +98,10 @@ class ChunkedLoss:
         self.losses = torch.compile(chunk_losses, dynamic=False, fullgraph=True, backend=backend)
         self.gradients = torch.compile(chunk_gradients, dynamic=False, fullgraph=True, backend=backend)
 
-    def mean(self, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
-        """The mean loss, with gradients for x and weight."""
-        loss: Tensor = _Mean.apply(x_ND, weight_VD, targets_N, self)  # type: ignore[no-untyped-call]  # torch's own
+    def mean(self, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, smoothing: Tensor | None = None) -> Tensor:
+        """The mean loss, with gradients for x and weight; smoothed as in `token_losses`."""
+        inputs = x_ND, weight_VD, targets_N, self, smoothing
+        loss: Tensor = _Mean.apply(*inputs)  # type: ignore[no-untyped-call]  # torch's own
         return loss
 
     def each(self, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
@@ -105,15 +124,18 @@ class _Mean(torch.autograd.Function):
     """The gradients are made in the forward pass, where the logits are."""
 
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, parts: ChunkedLoss) -> Tensor:
+    def forward(
+        ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, parts: ChunkedLoss, smoothing: Tensor | None
+    ) -> Tensor:
         padded = parts.padded(weight_VD, x_ND.dtype)
         x_gradients: list[Tensor] = []
         weight_gradient = torch.zeros_like(padded, dtype=weight_VD.dtype)
         total = x_ND.new_zeros((), dtype=weight_VD.dtype)
         share = torch.full((), 1 / len(x_ND), dtype=weight_VD.dtype, device=x_ND.device)
         chunk = parts.chunk_tokens(len(x_ND))
+        constants = share, parts.vocab, parts.softcap, smoothing
         for x, targets in zip(torch.split(x_ND, chunk), torch.split(targets_N, chunk), strict=True):
-            loss, x_gradient, gradient = parts.gradients(x, padded, targets, share, parts.vocab, parts.softcap)
+            loss, x_gradient, gradient = parts.gradients(x, padded, targets, *constants)
             total += loss
             x_gradients.append(x_gradient)
             weight_gradient += gradient
@@ -121,6 +143,6 @@ class _Mean(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x_gradient, weight_gradient = ctx.saved_tensors
-        return x_gradient * upstream.to(x_gradient.dtype), weight_gradient * upstream, None, None
+        return x_gradient * upstream.to(x_gradient.dtype), weight_gradient * upstream, None, None, None

@@ -23,6 +23,7 @@ class Linear(nn.Linear):
 
     def __init__(self, inputs: int, outputs: int, *, zero: bool = False) -> None:
         super().__init__(inputs, outputs, bias=False)
+        self.begins_at_zero = zero
         if zero:
             nn.init.zeros_(self.weight)
 
@@ -32,18 +33,21 @@ class Linear(nn.Linear):
 
 
 @functools.lru_cache(maxsize=16)
-def rotary_tables(length: int, head_dim: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin, each (length, 1, head_dim / 2) in float32, for `rotate`."""
-    frequencies = base ** -(torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim)
+def rotary_tables(length: int, width: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """cos and sin, each (length, 1, width / 2) in float32, for `rotate` to turn that many channels."""
+    frequencies = base ** -(torch.arange(0, width, 2, dtype=torch.float32, device=device) / width)
     angles = torch.outer(torch.arange(length, dtype=torch.float32, device=device), frequencies)[:, None]
     return angles.cos(), angles.sin()
 
 
 def rotate(x_BTHK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding in the half-split layout: channel i pairs with channel i + K/2."""
-    first, second = x_BTHK.chunk(2, dim=-1)
+    """Rotary position embedding in the half-split layout: of the R channels that the tables are for, the first ones,
+    channel i pairs with channel i + R/2; the others pass."""
+    half = cos.size(-1)
+    first, second, rest = x_BTHK[..., :half], x_BTHK[..., half : 2 * half], x_BTHK[..., 2 * half :]
     cos, sin = cos.to(x_BTHK.dtype), sin.to(x_BTHK.dtype)
-    return torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1)
+    turned = (first * cos + second * sin, second * cos - first * sin)
+    return torch.cat(turned if rest.size(-1) == 0 else (*turned, rest), dim=-1)
 
 
 def causal_attention(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor) -> Tensor:
@@ -55,3 +59,10 @@ def causal_attention(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor) -> Tensor:
     q, k, v = q_BTHK.transpose(1, 2), k_BTGK.transpose(1, 2), v_BTGK.transpose(1, 2)
     grouped = share > 1 and q.is_cuda
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped).transpose(1, 2)
+
+
+def without_own_value(y_BTHK: Tensor, v_BTGK: Tensor) -> Tensor:
+    """The heads' outputs less what of each lies along its own token's value; groups of heads share a value."""
+    y = y_BTHK.view(*v_BTGK.shape[:3], -1, v_BTGK.size(3))
+    direction = F.normalize(v_BTGK, dim=-1)[:, :, :, None]
+    return (y - (y * direction).sum(-1, keepdim=True) * direction).reshape(y_BTHK.shape)

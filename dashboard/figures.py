@@ -120,12 +120,20 @@ def _above_note(count: int, theme: Theme) -> list[Figure]:
     return [{**place, "text": text, "showarrow": False, "font": {"size": 10, "color": theme.muted}}]
 
 
-def history(trials: Sequence[TrialRow], theme: Theme) -> Figure:
-    """Final scores and the best so far above; where stopped trials stood when they stopped in a panel below."""
-    complete = [t for t in trials if t.final_val_bpb is not None]
+def history(trials: Sequence[TrialRow], theme: Theme, *, title: str = "final val_bpb") -> Figure:
+    """Scores and the best so far above; where stopped trials stood when they stopped in a panel below.
+
+    Args:
+        title: which score ranks, in words.
+    """
+    complete = [t for t in trials if t.score is not None]
     stopped = [t for t in trials if t.state in STOPPED_STATES and t.streamed_val_bpb is not None]
-    scores = np.array([t.final_val_bpb for t in complete], dtype=float)
-    data = [_best_so_far(complete, scores, theme), _final_scores(complete, scores, theme)] if complete else []
+    kept = [t for t in complete if not t.infeasible]
+    over = [t for t in complete if t.infeasible]
+    scores = np.array([t.score for t in complete], dtype=float)
+    data = [_best_so_far(kept, theme), _scores(kept, theme)] if kept else []
+    if over:
+        data.append(_over_limit(over, theme))
     if stopped:
         data.append(_stopped_values(stopped, theme))
     split = bool(complete and stopped)
@@ -134,7 +142,7 @@ def history(trials: Sequence[TrialRow], theme: Theme) -> Figure:
     layout: Figure = {"xaxis": x}
     if complete:
         low, high = robust_range(scores)
-        final = axis(theme, "final val_bpb", range=[low, high], domain=[0.42, 1] if split else [0, 1])
+        final = axis(theme, title, range=[low, high], domain=[0.42, 1] if split else [0, 1])
         layout["yaxis"] = final
         layout["annotations"] = _above_note(int(np.sum(scores > high)), theme)
     if stopped:
@@ -144,28 +152,42 @@ def history(trials: Sequence[TrialRow], theme: Theme) -> Figure:
     return figure(theme, data, **layout)
 
 
-def _best_so_far(complete: Sequence[TrialRow], scores: NDArray[np.float64], theme: Theme) -> Figure:
+def _best_so_far(kept: Sequence[TrialRow], theme: Theme) -> Figure:
     return {
         "type": "scatter",
         "mode": "lines",
         "name": "best so far",
-        "x": [t.number for t in complete],
-        "y": rounded(np.minimum.accumulate(scores), 5),
+        "x": [t.number for t in kept],
+        "y": rounded(np.minimum.accumulate(np.array([t.score for t in kept], dtype=float)), 5),
         "line": {"color": theme.best, "width": 2, "shape": "hv"},
         "hovertemplate": "best up to trial %{x}: %{y:.4f}<extra></extra>",
     }
 
 
-def _final_scores(complete: Sequence[TrialRow], scores: NDArray[np.float64], theme: Theme) -> Figure:
+def _scores(kept: Sequence[TrialRow], theme: Theme) -> Figure:
     return {
         "type": "scatter",
         "mode": "markers",
-        "name": "final",
-        "x": [t.number for t in complete],
-        "y": rounded(scores, 5),
-        "customdata": [t.number for t in complete],
+        "name": "complete",
+        "x": [t.number for t in kept],
+        "y": rounded(np.array([t.score for t in kept], dtype=float), 5),
+        "customdata": [t.number for t in kept],
         "marker": {"color": theme.complete, "size": 8, "opacity": 0.85},
-        "hovertemplate": "trial %{x}: final %{y:.4f}<extra></extra>",
+        "hovertemplate": "trial %{x}: %{y:.4f}<extra></extra>",
+    }
+
+
+def _over_limit(over: Sequence[TrialRow], theme: Theme) -> Figure:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "over a limit",
+        "x": [t.number for t in over],
+        "y": rounded(np.array([t.score for t in over], dtype=float), 5),
+        "customdata": [t.number for t in over],
+        "text": [t.infeasible for t in over],
+        "marker": {"color": theme.failed, "size": 8, "symbol": "circle-x-open"},
+        "hovertemplate": "trial %{x}: %{y:.4f}<br>%{text}<extra></extra>",
     }
 
 

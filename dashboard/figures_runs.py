@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from dashboard.figures import robust_range, rounded
 from dashboard.theme import Figure, Theme, axis, figure
-from sweeper.records import Curves, Promotion, RunDetail, RunPoints
+from sweeper.records import Curves, Promotion
+from sweeper.run_records import RunDetail, RunPoints
 
 
 def run(detail: RunDetail, theme: Theme, *, best: Curves | None = None) -> Figure:
@@ -109,11 +110,11 @@ def throughput(detail: RunDetail, theme: Theme) -> Figure:
 def promotions(
     merged: Mapping[int, RunPoints], records: Collection[Promotion], scores: Mapping[int, float], theme: Theme
 ) -> Figure:
-    """Streamed val_bpb of every promotion over its tokens, and the final score of the trial it came from.
+    """Streamed val_bpb of every promotion over its tokens, and the score of the trial it came from.
 
     Args:
         merged: curve of each promotion by its number.
-        scores: final val_bpb by trial number.
+        scores: what ranks it, by trial number.
     """
     colors = (theme.complete, theme.running, theme.best, theme.failed)
     data = []
@@ -144,7 +145,7 @@ def _trial_score(record: Promotion, score: float, color: object) -> Figure:
     return {
         "type": "scatter",
         "mode": "lines",
-        "name": f"final score of trial {record.trial} at its own budget",
+        "name": f"score of trial {record.trial} at its own budget",
         "x": [0, end],
         "y": [round(score, 5)] * 2,
         "line": {"color": color, "width": 1, "dash": "dot"},

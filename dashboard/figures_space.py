@@ -24,22 +24,36 @@ def short_names(axes: Sequence[Axis]) -> dict[str, str]:
 
 
 def best_trials(trials: Sequence[TrialRow]) -> list[TrialRow]:
-    """Complete trials, at most MOST_TRIALS, the worst first (so that the best are drawn last, on top)."""
-    scored = [(t.final_val_bpb, t) for t in trials if t.final_val_bpb is not None]
+    """Complete trials that break no limit, at most MOST_TRIALS, the worst first (so that the best are drawn last,
+    on top)."""
+    scored = [(t.score, t) for t in trials if t.score is not None and not t.infeasible]
     return [t for _, t in sorted(scored, key=lambda pair: pair[0])[:MOST_TRIALS]][::-1]
 
 
-def parameter(trials: Sequence[TrialRow], searched: Axis, theme: Theme, *, name: str) -> Figure:
-    """Final score over one searched value.
+def over_limit(trials: Sequence[TrialRow]) -> list[TrialRow]:
+    """Complete trials that break a limit, the newest MOST_TRIALS."""
+    return [t for t in trials if t.score is not None and t.infeasible][-MOST_TRIALS:]
+
+
+def parameter(
+    trials: Sequence[TrialRow], searched: Axis, theme: Theme, *, name: str, title: str = "final val_bpb"
+) -> Figure:
+    """Score over one searched value; trials that break a limit are crossed.
 
     Trials that were stopped early have no score: they are ticks along the upper edge, which show where the
     search has been without a height that would be read as one.
+
+    Args:
+        title: which score ranks, in words.
     """
     complete = [t for t in best_trials(trials) if searched.path in t.params]
+    over = [t for t in over_limit(trials) if searched.path in t.params]
     stopped = [t for t in trials if t.state in STOPPED_STATES and searched.path in t.params][-MOST_TRIALS:]
-    scores = np.array([t.final_val_bpb for t in complete], dtype=float)
-    low, high = robust_range(scores)
+    scores = np.array([t.score for t in complete], dtype=float)
+    low, high = robust_range(np.array([t.score for t in (*complete, *over)], dtype=float))
     data = [_scores(complete, scores, searched, theme)]
+    if over:
+        data.append(_crossed(over, searched, theme))
     if stopped:
         data.append(_edge_ticks(stopped, searched, high, theme))
     x = axis(theme, name, **_scale(searched))
@@ -47,7 +61,7 @@ def parameter(trials: Sequence[TrialRow], searched: Axis, theme: Theme, *, name:
         theme,
         data,
         xaxis=x,
-        yaxis=axis(theme, "final val_bpb", range=[low, high]),
+        yaxis=axis(theme, title, range=[low, high]),
         showlegend=False,
         margin={"l": 52, "r": 12, "t": 12, "b": 42},
     )
@@ -68,7 +82,20 @@ def _scores(complete: Sequence[TrialRow], scores: NDArray[np.float64], searched:
             "symbol": ["star" if index == best else "circle" for index in range(len(scores))],
             "opacity": 0.85,
         },
-        "hovertemplate": "trial %{customdata}<br>%{x}<br>final %{y:.4f}<extra></extra>",
+        "hovertemplate": "trial %{customdata}<br>%{x}<br>%{y:.4f}<extra></extra>",
+    }
+
+
+def _crossed(over: Sequence[TrialRow], searched: Axis, theme: Theme) -> Figure:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [_position(t, searched) for t in over],
+        "y": rounded(np.array([t.score for t in over], dtype=float), 5),
+        "customdata": [t.number for t in over],
+        "text": [t.infeasible for t in over],
+        "marker": {"symbol": "circle-x-open", "size": 8, "color": theme.failed},
+        "hovertemplate": "trial %{customdata}<br>%{x}<br>%{y:.4f}<br>%{text}<extra></extra>",
     }
 
 
@@ -116,20 +143,20 @@ def log_ticks(low: float, high: float) -> list[float]:
     return [value for value in values if low * 0.999 <= value <= high * 1.001]
 
 
-def parallel(trials: Sequence[TrialRow], axes: Sequence[Axis], theme: Theme) -> Figure:
+def parallel(trials: Sequence[TrialRow], axes: Sequence[Axis], theme: Theme, *, title: str = "final val_bpb") -> Figure:
     """Each trial a line across all searched values, the darkest (lightest, in the dark) the best.
 
-    Lines of complete trials end at their final score; stopped trials are faint and end before that axis.
+    Lines of complete trials end at their score; stopped trials are faint and end before that axis, as do, in the
+    colour of what failed, those that break a limit.
+
+    Args:
+        title: which score ranks, in words.
     """
     complete = best_trials(trials)
-    stopped = [t for t in trials if t.state in STOPPED_STATES][-MOST_TRIALS:]
-    scores = np.array([t.final_val_bpb for t in complete], dtype=float)
+    scores = np.array([t.score for t in complete], dtype=float)
     low, high = robust_range(scores)
     heights = np.clip((high - scores) / (high - low), 0, 1)  # the best on top
-    data = []
-    if stopped:
-        lines = [_line(t, axes, None) for t in stopped]
-        data.append(_lines("stopped early: no score", stopped, lines, theme.pruned, 0.8, 0.3))
+    data = _faint_lines(trials, axes, theme)
     for color, members in zip(theme.ramp, np.array_split(np.arange(len(complete)), len(theme.ramp)), strict=True):
         if len(members):
             chosen = [complete[i] for i in members]
@@ -140,7 +167,7 @@ def parallel(trials: Sequence[TrialRow], axes: Sequence[Axis], theme: Theme) -> 
         data.append(_lines("best", complete[-1:], lines, theme.best, 3.0, 1.0))
     names = short_names(axes)
     positions = list(range(len(axes) + 1))
-    ticks = [names[a.path] for a in axes] + ["final val_bpb"]
+    ticks = [names[a.path] for a in axes] + [title]
     return figure(
         theme,
         data,
@@ -151,6 +178,19 @@ def parallel(trials: Sequence[TrialRow], axes: Sequence[Axis], theme: Theme) -> 
         showlegend=False,
         margin={"l": 24, "r": 24, "t": 14, "b": 40},
     )
+
+
+def _faint_lines(trials: Sequence[TrialRow], axes: Sequence[Axis], theme: Theme) -> list[Figure]:
+    stopped = [t for t in trials if t.state in STOPPED_STATES][-MOST_TRIALS:]
+    groups = (
+        ("stopped early: no score", stopped, theme.pruned, 0.3),
+        ("over a limit", over_limit(trials), theme.failed, 0.4),
+    )
+    return [
+        _lines(name, members, [_line(t, axes, None) for t in members], color, 0.8, opacity)
+        for name, members, color, opacity in groups
+        if members
+    ]
 
 
 def _line(trial: TrialRow, axes: Sequence[Axis], height: float | None) -> list[float | None]:

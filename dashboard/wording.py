@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from dashboard.figures_runs import plus_minus, tokens_text
+from sweeper.scores import label
 
 STATE_MARKS = {
     "complete": "●",
@@ -63,6 +64,16 @@ def gibibytes(size: int) -> str:
     return f"{size / 2**30:.2f} GiB"
 
 
+def megabytes(size: int) -> str:
+    """Bytes as MB of a million bytes, as limits of artifacts are given."""
+    return f"{size / 1e6:.3f} MB"
+
+
+def limits(constraints: dict[str, int]) -> str:
+    """A study's limits in a few words."""
+    return ", ".join(f"{name.replace('_', ' ')} ≤ {limit:,}" for name, limit in constraints.items())
+
+
 def moment(at: float | None) -> str:
     """Unix seconds as an ISO time in UTC, which the page's script turns into the reader's own."""
     if at is None:
@@ -110,5 +121,8 @@ SELF_EXPLAINING = ("state", "reason")
 
 FILTERS = {
     function.__name__: function
-    for function in (bpb, plus_minus, duration, value, percent, count, gibibytes, moment, clock, mark, flatten, detail)
+    for function in (
+        *(bpb, plus_minus, duration, value, percent, count, gibibytes, megabytes, limits, label),
+        *(moment, clock, mark, flatten, detail),
+    )
 }

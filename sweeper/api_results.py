@@ -10,8 +10,9 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 from numpy.typing import NDArray
 
 from sweeper.protocol import API
-from sweeper.records import Metric, Promotion, RunDetail, StudySummary, TrialRow, Worker
+from sweeper.records import Metric, Promotion, StudySummary, TrialRow, Worker
 from sweeper.results import Results, UnknownError
+from sweeper.run_records import RunDetail
 
 router = APIRouter(prefix=API, tags=["results"])
 

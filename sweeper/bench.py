@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper import data
+from sweeper.errors import SweeperError
 from sweeper.launch import TrainerProcess
 from sweeper.shape import Shape, configs
 from sweeper.study import StudySpec
@@ -39,8 +40,10 @@ def plan(spec: StudySpec, seconds: float, home: Path, device: str) -> dict[Shape
     """The config to run for each shape; the study's data are prepared where they are not yet.
 
     Raises:
-        SweeperError: the data cannot be had.
+        SweeperError: the data cannot be had, or the study has a command in place of the trainer.
     """
+    if spec.trainer is not None:
+        raise SweeperError(f"study {spec.name} has a command of its own; bench measures sweeper's trainer")
     path = data.ensure(spec.data.name, spec.data.tokenizer, home)
     every = list(configs(spec).items())
     if len(every) > MOST_SHAPES:

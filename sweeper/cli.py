@@ -26,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Prepare token shards.", no_args_is_help=True)
+data_app = typer.Typer(help="Prepare or fetch token shards.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 console = Console()
 errors = Console(stderr=True)
@@ -67,6 +67,9 @@ def worker(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:N for one of several.")] = "auto",
     kind: Annotated[Kind | None, typer.Option(help="Only trials, or only promotions.")] = None,
     stop_grace: Annotated[float, typer.Option(help="Seconds a trainer has to obey a stop.", min=0.1)] = 30.0,
+    allow_commands: Annotated[
+        bool, typer.Option("--allow-commands", help="Run the command of a study that names one, as this user.")
+    ] = False,
     identity: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Join a service as one worker on one device; SIGTERM or Ctrl-C hands back what it holds.
@@ -83,6 +86,7 @@ def worker(
         study=study,
         kind=kind.value if kind else None,
         identity=identity,
+        allow_commands=allow_commands,
         stop_grace_seconds=stop_grace,
     )
 
@@ -219,7 +223,7 @@ def version() -> None:
 def prepare(
     paths: Annotated[list[Path], typer.Argument(help="Files or folders: .txt, .jsonl, .jsonl.zst, .parquet.")],
     out: Annotated[Path, typer.Option(help="Folder to create; a study's [data] names it.")],
-    tokenizer: Annotated[str, typer.Option(help="sweeper1024 or gpt2.")] = "sweeper1024",
+    tokenizer: Annotated[str, typer.Option(help="sweeper1024, gpt2, or a SentencePiece .model file.")] = "sweeper1024",
     val: Annotated[list[Path] | None, typer.Option(help="Validation text; left out: drawn from the rest.")] = None,
     val_fraction: Annotated[float, typer.Option(help="Share of documents drawn for validation.")] = 0.01,
     column: Annotated[str, typer.Option(help="Field of JSON lines and Parquet that holds the text.")] = "text",
@@ -228,6 +232,18 @@ def prepare(
     from sweeper.commands import preparing
 
     preparing.prepare(paths, tokenizer, out, val or [], val_fraction, column, console)
+
+
+@data_app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="fineweb-sp1024: parameter-golf's shards and tokenizer.")],
+    shards: Annotated[int, typer.Option(help="Training shards, of 100 million tokens (200 MB) each.", min=1)] = 10,
+    out: Annotated[Path | None, typer.Option(help="Folder to fill; left out: in SWEEPER_HOME.")] = None,
+) -> None:
+    """Download published token shards and their tokenizer; needs the extra golf. Goes on where it stopped."""
+    from sweeper.commands import preparing
+
+    preparing.fetch(name, shards, out or Settings.from_environment().home / "data" / name, console)
 
 
 def _parse_assignment(text: str) -> tuple[str, float | int | str | bool]:

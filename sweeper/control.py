@@ -52,9 +52,13 @@ def create_study(service: Service, values: dict[str, Any]) -> Done:
             session.add(row)
             session.flush()
             service.audit(session, row.id, "user", "created", trials=spec.trials, profile=spec.profile)
+            study_id = row.id
     except IntegrityError:
         return create_study(service, values)  # someone else created it in this moment
-    return Done(message=f"created study {spec.name}: {spec.trials} trials to do")
+    with service.turn(study_id):  # a kill before this leaves them to the next `create`, which looks what is there
+        queued = service.search(spec).enqueue_points()
+    first = f", {queued} of them the points of its file" if queued else ""
+    return Done(message=f"created study {spec.name}: {spec.trials} trials to do{first}")
 
 
 def parse_spec(values: dict[str, Any]) -> StudySpec:
@@ -88,6 +92,7 @@ def _extend(service: Service, study_id: int, spec: StudySpec) -> Done:
                 row.spec = spec.model_dump(mode="json")
                 service.audit(session, study_id, "user", "changed", **changed)
         search = service.search(spec)
+        search.enqueue_points()
         search.drop_surplus(partial(handout.with_runs, service, study_id))
         counts = search.counts()
         why = _why(service, study_id) if row.state == "paused" else ""

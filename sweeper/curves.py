@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, select
 
-from sweeper.records import Curves, Metric, RunPoints
+from sweeper.records import Curves, Metric
+from sweeper.run_records import RunPoints
 from sweeper.tables import PointRow
 
 MOST_POINTS = 100

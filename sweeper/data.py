@@ -5,24 +5,31 @@ A prepared folder appears whole or not at all: it is written beside its place an
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import importlib.resources
-import shutil
-import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sweeper import tokenizers
+from sweeper import golf, tokenizers
 from sweeper.documents import find_files
 from sweeper.encode import Batch, Input, encode
 from sweeper.errors import SweeperError
-from sweeper.shards import MANIFEST, SHARD_TOKENS, TOKEN_BYTES, Manifest, ShardWriter, Split, load_manifest
+from sweeper.shards import (
+    MANIFEST,
+    SHARD_TOKENS,
+    SPLITS,
+    TOKEN_BYTES,
+    Manifest,
+    ShardWriter,
+    folder_beside,
+    load_manifest,
+    publish,
+    stamp,
+)
 
 SMALL = "small"
 """Name of the packaged corpus."""
@@ -72,8 +79,8 @@ def prepare(
     if not train:
         raise SweeperError("no input: name at least one file or folder of text")
     source: dict[str, Any] = {
-        "train": [_stamp(path) for path in train],
-        "val": [_stamp(path) for path in val] or {"fraction": val_fraction},
+        "train": [stamp(path) for path in train],
+        "val": [stamp(path) for path in val] or {"fraction": val_fraction},
         "column": column,
         "shard_tokens": shard_tokens,
     }
@@ -93,27 +100,39 @@ def prepare(
 def ensure(name: str, tokenizer: str, home: Path) -> Path:
     """The prepared folder of a data set: `small`, prepared under `home` on first use, or a folder's path.
 
+    A path may also hold bare shards of a SentencePiece model: those are linked to, see `golf.link`.
     Several processes may ask at once: each folder appears whole, and the first one stays.
 
     Raises:
         SweeperError: a path that is no prepared folder or was prepared with another tokenizer.
     """
-    tokenizers.check_name(tokenizer)
     if name != SMALL:
-        folder = Path(name)
-        manifest = load_manifest(folder)
-        if manifest.tokenizer_sha256 != tokenizers.fingerprint(tokenizer):
-            raise SweeperError(
-                f"{folder} was prepared with the tokenizer {manifest.tokenizer}, the study asks for {tokenizer}; "
-                "change data.tokenizer in the study or prepare the data again"
-            )
-        return folder
-    folder = home / "data" / f"{SMALL}-{tokenizer}"
+        return _existing_folder(Path(name), tokenizer, home)
+    tokenizers.check_name(tokenizer)
+    folder = home / "data" / f"{SMALL}-{tokenizers.label(tokenizer)}"
     corpus = importlib.resources.files("sweeper") / "assets" / SMALL
     with importlib.resources.as_file(corpus) as packed:
         inputs = [Input(packed / "train.txt.zst", "train"), Input(packed / "val.txt.zst", "val")]
         source = {"corpus": SMALL, "sha256": [_sha256(source.path) for source in inputs]}
         _prepare(inputs, tokenizer, folder, source)
+    return folder
+
+
+def _existing_folder(folder: Path, tokenizer: str, home: Path) -> Path:
+    if tokenizers.is_model(tokenizer):
+        model = golf.find_model(tokenizer, folder)
+        if not (folder / TOKEN_BYTES).exists():
+            return golf.link(folder, model, home)
+        tokenizer = str(model)
+    elif not (folder / MANIFEST).exists() and (hint := golf.hint(folder)):
+        raise SweeperError(f"{folder} is no prepared data folder{hint}")
+    tokenizers.check_name(tokenizer)
+    manifest = load_manifest(folder)
+    if manifest.tokenizer_sha256 != tokenizers.fingerprint(tokenizer):
+        raise SweeperError(
+            f"{folder} was prepared with the tokenizer {manifest.tokenizer}, the study asks for {tokenizer}; "
+            "change data.tokenizer in the study or prepare the data again"
+        )
     return folder
 
 
@@ -131,19 +150,19 @@ def _prepare(
     existing = _existing(out, source, tokenizer)
     if existing is not None:
         return existing
-    with _folder_beside(out) as folder:
-        lengths = tokenizers.token_bytes(tokenizer)
-        separator = tokenizers.separator_id(tokenizer)
+    loaded = tokenizers.load(tokenizer)
+    with folder_beside(out) as folder:
+        lengths, separator = loaded.token_bytes, loaded.separator
         with (
             ShardWriter(folder, "train", lengths, separator, shard_tokens) as train,
             ShardWriter(folder, "val", lengths, separator, shard_tokens) as val,
         ):
-            _write(encode(inputs, column, tokenizer, val_fraction), train, val, inputs, progress)
+            _write(encode(inputs, column, loaded, val_fraction), train, val, inputs, progress)
             records = train.finish() + val.finish()
         manifest = Manifest(
-            tokenizer=tokenizer,
-            tokenizer_sha256=tokenizers.fingerprint(tokenizer),
-            vocab_size=len(lengths),
+            tokenizer=loaded.name,
+            tokenizer_sha256=loaded.fingerprint,
+            vocab_size=lengths.shape[-1],
             separator=separator,
             source=source,
             shards=tuple(records),
@@ -151,7 +170,11 @@ def _prepare(
         _check_splits(manifest, inputs, val_fraction)
         np.save(folder / TOKEN_BYTES, lengths)
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
-        return _publish(folder, out, manifest)
+        if publish(folder, out):
+            return manifest
+    faster = _existing(out, source, tokenizer)
+    assert faster is not None, f"{out} was there and is gone"
+    return faster
 
 
 def _write(
@@ -179,25 +202,11 @@ def _write(
             )
 
 
-def _publish(folder: Path, out: Path, manifest: Manifest) -> Manifest:
-    """Give the finished folder its name, unless another process was faster with the same data."""
-    try:
-        folder.rename(out)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        existing = _existing(out, manifest.source, manifest.tokenizer)
-        assert existing is not None, f"{out} was there and is gone"
-        return existing
-    return manifest
-
-
 def _check_splits(manifest: Manifest, inputs: list[Input], val_fraction: float) -> None:
     files = f"{len(inputs)} file{'s' if len(inputs) > 1 else ''}, from {inputs[0].path}"
     if not manifest.shards:
         raise SweeperError(f"there is no text in the input ({files})")
-    splits: tuple[Split, ...] = ("train", "val")
-    for split in splits:
+    for split in SPLITS:
         if manifest.tokens(split) == 0 and inputs[-1].split is None:
             raise SweeperError(
                 f"none of the {sum(shard.documents for shard in manifest.shards)} documents fell into {split} "
@@ -220,25 +229,6 @@ def _existing(out: Path, source: dict[str, Any], tokenizer: str) -> Manifest | N
             f"{manifest.tokenizer}): choose another folder, or remove this one"
         )
     return manifest
-
-
-@contextmanager
-def _folder_beside(out: Path) -> Iterator[Path]:
-    """An empty folder next to `out`, gone at the end unless it was renamed."""
-    folder = out.absolute().parent / f".{out.name}.{uuid.uuid4().hex[:8]}.partial"
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise SweeperError(f"cannot write to {out.absolute().parent}: {error}") from error
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _stamp(path: Path) -> dict[str, Any]:
-    status = path.stat()
-    return {"name": path.name, "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
 
 
 def _sha256(path: Path) -> str:

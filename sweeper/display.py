@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.protocol import PromotionPlan
+from sweeper.scores import label
 
 Record = dict[str, Any]
 """A JSON object of the read API; its keys are the fields of sweeper.records."""
@@ -59,11 +60,16 @@ def score(val_bpb: float | None) -> str:
 
 
 def best_line(summary: Record) -> str:
-    """The best trial in one line."""
-    best = summary["best"]
+    """The best trial in one line, and how many were left out because they break a limit."""
+    best, out = summary["best"], summary["infeasible"]
+    limits = ", ".join(f"{name} ≤ {limit:,}" for name, limit in summary["constraints"].items())
+    if best is None and out:
+        return f"no trial is feasible: all {out} that finished their budget break {limits}"
     if best is None:
         return "no trial has finished its budget yet"
-    return f"best: trial {best['number']} val_bpb {score(best['val_bpb'])} {params(best['params'])}"
+    without = f" ({out} complete trial{'s' if out != 1 else ''} over {limits} left out)" if out else ""
+    named = f"trial {best['number']} {label(summary['judge'])} {score(best['val_bpb'])}"
+    return f"best: {named} {params(best['params'])}{without}"
 
 
 def counts_line(summary: Record) -> str:
@@ -81,8 +87,11 @@ def trial_line(trial: Record, summary: Record) -> str:
     """A finished trial in one line, for logs."""
     counts = summary["counts"]
     told = counts["complete"] + counts["pruned"]
-    final, streamed = trial["final_val_bpb"], trial["streamed_val_bpb"]
-    result = f"val_bpb {score(final)}" if final is not None else f"streamed val_bpb {score(streamed)}"
+    judged, streamed = trial["score"], trial["streamed_val_bpb"]
+    result = (
+        f"{label(summary['judge'])} {score(judged)}" if judged is not None else f"streamed val_bpb {score(streamed)}"
+    )
+    result += f" but {trial['infeasible']}" if trial["infeasible"] else ""
     reason = f" ({trial['reason']})" if trial["reason"] and trial["state"] != "complete" else ""
     return (
         f"[{told}/{summary['target']}] trial {trial['number']} {trial['state']}{reason} at "
@@ -111,13 +120,15 @@ def study_view(summary: Record, finished: list[Record], url: str) -> RenderableT
         Text(f"dashboard: {url}  (Ctrl-C stops cleanly; the same command goes on)", style="dim"),
     )
     table = Table(box=None, pad_edge=False, show_edge=False, expand=False)
-    for name in ("run", "state", "progress", "train loss", "val_bpb", "values"):
+    judged = "val_bpb" if summary["judge"] == "final" else f"{label(summary['judge'])} (running: streamed)"
+    for name in ("run", "state", "progress", "train loss", judged, "values"):
         table.add_column(name, no_wrap=name != "values")
     for trial in finished[-8:]:
-        final = trial["final_val_bpb"] if trial["final_val_bpb"] is not None else trial["streamed_val_bpb"]
-        state = Text(trial["state"], style=COLOURS.get(trial["state"], ""))
+        shown = trial["score"] if trial["score"] is not None else trial["streamed_val_bpb"]
+        over = bool(trial["infeasible"])
+        state = Text("over limit", style="red") if over else Text(trial["state"], COLOURS.get(trial["state"], ""))
         table.add_row(
-            f"trial {trial['number']}", state, f"{trial['progress']:.0%}", "", score(final), params(trial["params"])
+            f"trial {trial['number']}", state, f"{trial['progress']:.0%}", "", score(shown), params(trial["params"])
         )
     for run in summary["running"]:
         loss = "–" if run["train_loss"] is None else f"{run['train_loss']:.3f}"
@@ -135,7 +146,9 @@ def study_view(summary: Record, finished: list[Record], url: str) -> RenderableT
 
 def studies_table(summaries: list[Record]) -> Table:
     """One line a study."""
-    table = Table("study", "state", "told", "complete", "pruned", "running", "failed", "best", "seconds", box=None)
+    table = Table(box=None, pad_edge=False)
+    for name in ("study", "state", "told", "complete", "pruned", "running", "failed", "best", "by", "seconds"):
+        table.add_column(name, no_wrap=name != "by", overflow="fold" if name == "by" else "ellipsis")
     for summary in summaries:
         counts = summary["counts"]
         state = "complete" if summary["finished"] else summary["state"]
@@ -143,7 +156,9 @@ def studies_table(summaries: list[Record]) -> Table:
         best = summary["best"]
         numbers = [str(counts[name]) for name in ("complete", "pruned", "running", "failed")]
         seconds = f"{summary['gpu_seconds']:.0f}"
-        table.add_row(summary["name"], state, told, *numbers, score(best and best["val_bpb"]), seconds)
+        table.add_row(
+            summary["name"], state, told, *numbers, score(best and best["val_bpb"]), summary["judge"], seconds
+        )
     return table
 
 
@@ -156,17 +171,21 @@ def promotion_line(promotion: Record) -> str:
         f"promotion {promotion['number']} of trial {promotion['trial']}: {promotion['state']} at "
         f"{promotion['progress']:.1%}, {count(promotion['tokens'])} of {count(promotion['planned_tokens'])} tokens, "
         f"val_bpb {score(promotion['val_bpb'])}{left}"
+        + (f", but {promotion['infeasible']}" if promotion["infeasible"] else "")
     )
 
 
 def plan_view(plan: PromotionPlan) -> RenderableType:
     """A promotion's plan: what it costs and what it runs."""
     table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row("trial", f"{plan.trial}: val_bpb {score(plan.trial_val_bpb)} at {count(plan.trial_tokens)} tokens")
+    scored = f"{label(plan.judge)} {score(plan.trial_val_bpb)}"
+    table.add_row("trial", f"{plan.trial}: {scored} at {count(plan.trial_tokens)} tokens")
     ratio = plan.tokens / plan.trial_tokens if plan.trial_tokens else 0.0
-    table.add_row("tokens", f"{count(plan.tokens)} ({plan.tokens:,}), {ratio:.3g}× the trial's")
+    if plan.tokens:  # a command may not say
+        table.add_row("tokens", f"{count(plan.tokens)} ({plan.tokens:,}), {ratio:.3g}× the trial's")
     table.add_row("steps", f"{plan.steps:,}")
-    table.add_row("time", f"{duration(plan.seconds)} at {count(plan.tokens_per_second)} tokens a second, as measured")
+    speed = f" at {count(plan.tokens_per_second)} tokens a second, as measured" if plan.tokens else ""
+    table.add_row("time", f"{duration(plan.seconds)}{speed}")
     for path, item in plan.params.items():
         table.add_row(path, value(item))
     notes = [Text(f"• {note}") for note in plan.notes]

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sweeper import tokenizers
 from sweeper.documents import Piece, read_pieces
 from sweeper.shards import Split
+from sweeper.tokenizers import Tokenizer
 
 _TASK_CHARACTERS = 1 << 19  # a task ends with the piece that passes this
 
@@ -52,24 +52,22 @@ class _Encoded:
     ids: NDArray[np.uint16]
 
 
-def encode(inputs: list[Input], column: str, tokenizer: str, val_fraction: float) -> Iterator[Batch]:
+def encode(inputs: list[Input], column: str, tokenizer: Tokenizer, val_fraction: float) -> Iterator[Batch]:
     """The inputs' tokens, each document behind the separator.
 
     Raises:
         SweeperError: broken input, as `documents.read_pieces` says.
     """
-    encoding = tokenizers.encoding(tokenizer)
-    separator = np.array([tokenizers.separator_id(tokenizer)], dtype=np.uint16)
+    separator = np.array([tokenizer.separator], dtype=np.uint16)
     last: Split | None = None
 
     def run(task: _Task) -> list[_Encoded]:
-        encoded = []
-        for piece in task.pieces:
-            split = task.source.split or draw(piece.text, val_fraction)
-            # tiktoken lets go of the GIL while it encodes: threads are enough.
-            ids = encoding.encode_to_numpy(piece.text, disallowed_special=()).astype(np.uint16)
-            encoded.append(_Encoded(split, piece.starts, ids))
-        return encoded
+        # Threads are enough: tiktoken lets go of the GIL while it encodes, SentencePiece has threads of its own.
+        ids = tokenizer.encode([piece.text for piece in task.pieces], [piece.starts for piece in task.pieces])
+        return [
+            _Encoded(task.source.split or draw(piece.text, val_fraction), piece.starts, found)
+            for piece, found in zip(task.pieces, ids, strict=True)
+        ]
 
     def join(encoded: list[_Encoded]) -> dict[Split, NDArray[np.uint16]]:
         nonlocal last

@@ -13,9 +13,10 @@ from optuna.trial import TrialState
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from sweeper import verdicts
 from sweeper.search import Search, rung_step
 from sweeper.service import Service, spec_of
-from sweeper.tables import EventRow, LeaseRow, OutcomeRow, PointRow, PromotionRow, RunRow, StudyRow, WorkerRow
+from sweeper.tables import EventRow, LeaseRow, PointRow, PromotionRow, RunRow, StudyRow, WorkerRow
 
 EndState = Literal["complete", "pruned", "diverged", "stopped", "failed"]
 
@@ -23,7 +24,7 @@ FINISHED = "finished"
 """End reason of a lease whose run said End or Failure; other reasons mean that it was taken away."""
 LOST = ("worker_lost", "interrupted")
 """The machine's doing, not the trial's: repeated up to MOST_LOSSES times, and no reason to pause."""
-HOPELESS = ("config", "data", "checkpoint", "out_of_memory")
+HOPELESS = ("config", "data", "checkpoint", "out_of_memory", "score")
 """A repeat would fail the same way."""
 MOST_LOSSES = 10
 FAILURES_THAT_PAUSE = 5
@@ -160,12 +161,11 @@ def settle(service: Service, search: Search, run: RunRow) -> None:
         return
     report_rungs(service, search, run)
     if run.state == "complete":
+        assert run.score is not None, f"run {run.id} is complete without a score"
         with service.read() as session:
-            value = session.scalars(
-                select(OutcomeRow.val_bpb).where(OutcomeRow.run_id == run.id).order_by(OutcomeRow.tokens.desc())
-            ).first()
-        assert value is not None, f"run {run.id} is complete without an outcome"
-        search.tell(run.number, TrialState.COMPLETE, value)
+            measured = verdicts.measure(session, run, search.spec.constraints)
+        search.constrain(run.number, {item.name: item.excess for item in measured})
+        search.tell(run.number, TrialState.COMPLETE, run.score)
     elif run.state == "failed":
         _repeat(service, search, run)
         search.tell(run.number, TrialState.FAIL)

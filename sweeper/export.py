@@ -24,6 +24,11 @@ TRIAL_COLUMNS: dict[str, pa.DataType] = {
     "state": pa.string(),
     "reason": pa.string(),
     "attempt": pa.int64(),
+    "judge": pa.string(),
+    "score": pa.float64(),
+    "score_stderr": pa.float64(),
+    "infeasible": pa.string(),
+    "artifact_bytes": pa.int64(),
     "final_val_bpb": pa.float64(),
     "final_val_bpb_stderr": pa.float64(),
     "streamed_val_bpb": pa.float64(),
@@ -40,7 +45,7 @@ TRIAL_COLUMNS: dict[str, pa.DataType] = {
     "device": pa.string(),
     "device_name": pa.string(),
 }
-"""Fields of records.TrialRow; the searched values follow as `params.PATH`."""
+"""Fields of records.TrialRow, and as `judge` which score `score` is; the searched values follow as `params.PATH`."""
 
 CURVE_COLUMNS: dict[str, pa.DataType] = {
     "kind": pa.string(),
@@ -72,19 +77,20 @@ def export(engine: Engine, study: str, form: Format, folder: Path) -> list[Path]
     Raises:
         SweeperError: no such study, or the folder cannot be written.
     """
-    trials = Results(engine).trials(study)
+    results = Results(engine)
+    trials, judge = results.trials(study), results.study(study).judge
     try:
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / f"{table}.{form}" for table in ("trials", "curves")]
-        _write(paths[0], form, _trial_schema(trials), iter([[_trial(row) for row in trials]]))
+        _write(paths[0], form, _trial_schema(trials), iter([[_trial(row, judge) for row in trials]]))
         _write(paths[1], form, pa.schema(CURVE_COLUMNS.items()), _points(engine, study))
     except OSError as error:
         raise SweeperError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
     return paths
 
 
-def _trial(row: TrialRow) -> dict[str, Any]:
-    values = {name: getattr(row, name) for name in TRIAL_COLUMNS}
+def _trial(row: TrialRow, judge: str) -> dict[str, Any]:
+    values = {name: judge if name == "judge" else getattr(row, name) for name in TRIAL_COLUMNS}
     return values | {f"params.{path}": value for path, value in row.params.items()}
 
 

@@ -47,7 +47,8 @@ class Fleet:
     def _start(self, device: str, index: int) -> tuple[Child, str]:
         identity = new_identity()
         arguments = ["worker", "--server", self._url, "--study", self._study, "--device", device]
-        arguments += ["--identity", identity, *(["--kind", self._kind] if self._kind else [])]
+        # One's own machine, and this study alone: whoever launches it means what it names.
+        arguments += ["--allow-commands", "--identity", identity, *(["--kind", self._kind] if self._kind else [])]
         log = self._settings.home / "logs" / f"worker-{index}.log"
         return Child(arguments, self._settings, log, self._threads), identity
 

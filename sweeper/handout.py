@@ -23,6 +23,7 @@ from sweeper.service import Service, find_study, spec_of
 from sweeper.tables import PromotionRow, RunRow, StudyRow, WorkerRow
 
 PAUSED_RETRY_SECONDS = 2.0
+REFUSED_RETRY_SECONDS = 10.0
 
 
 def lease(service: Service, worker_id: str, request: LeaseRequest) -> LeaseAnswer:
@@ -40,17 +41,35 @@ def lease(service: Service, worker_id: str, request: LeaseRequest) -> LeaseAnswe
             find_study(session, request.study)
         again, dropped = _again_or_drop(service, session, worker)
     leases.settle_runs(service, dropped)
+    studies = _studies(service, request.study)
+    barred = set() if request.commands else {study.id for study in studies if names_command(study)}
     if again is None and request.kind != "trial":
-        again = _grant_promotion(service, worker_id, request.study)
+        again = _grant_promotion(service, worker_id, request.study, barred)
     if again is not None:
         return LeaseAnswer(grant=again)
-    reasons = []
-    for study in _studies(service, request.study):
+    reasons = [_refusal(study) for study in studies if study.id in barred]
+    for study in studies:
+        if study.id in barred:
+            continue
         answer = _grant_trial(service, worker_id, study, request.kind)
         if isinstance(answer, Grant):
             return LeaseAnswer(grant=answer)
         reasons.append(answer)
     return LeaseAnswer(no_work=_liveliest(reasons))
+
+
+def names_command(study: StudyRow) -> bool:
+    """Whether the study's runs are a command of its own: only workers whose owner allows that get them."""
+    return study.spec.get("trainer") is not None
+
+
+def _refusal(study: StudyRow) -> NoWork:
+    words = study.spec["trainer"]["command"]
+    message = (
+        f"study {study.name} runs a command on its workers ({words!r:.200}), which this worker's owner has not "
+        f"allowed: sweeper worker --allow-commands does"
+    )
+    return NoWork(reason="refused", message=message, retry_seconds=REFUSED_RETRY_SECONDS)
 
 
 def with_runs(service: Service, study_id: int, numbers: Collection[int]) -> set[int]:
@@ -80,9 +99,10 @@ def _studies(service: Service, name: str | None) -> Sequence[StudyRow]:
         return session.scalars(chosen if name is None else chosen.where(StudyRow.name == name)).all()
 
 
-def _grant_promotion(service: Service, worker_id: str, study_name: str | None) -> Grant | None:
-    """Lease the promotion that has waited longest."""
+def _grant_promotion(service: Service, worker_id: str, study_name: str | None, barred: set[int]) -> Grant | None:
+    """Lease the promotion that has waited longest, of studies that are not barred."""
     waiting = select(PromotionRow).join(StudyRow).where(PromotionRow.state == "waiting")
+    waiting = waiting.where(StudyRow.id.not_in(barred))
     if study_name is not None:
         waiting = waiting.where(StudyRow.name == study_name)
     with service.read() as session:
@@ -185,6 +205,6 @@ def _no_promotion(study: StudyRow, promoting: int) -> NoWork:
 
 def _liveliest(reasons: Sequence[NoWork]) -> NoWork:
     """Of several studies, the answer that promises most."""
-    order = ("wait", "paused", "stopped", "complete")
+    order = ("wait", "paused", "refused", "stopped", "complete")
     nothing = NoWork(reason="wait", message="there is no study here yet")
     return min(reasons, key=lambda answer: order.index(answer.reason), default=nothing)

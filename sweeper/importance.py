@@ -23,11 +23,11 @@ def importances(trials: Sequence[TrialRow], distributions: Mapping[str, BaseDist
     """Shares that sum to 1, largest first.
 
     The method asks what sets the best trials apart from all of them, so only ranks enter. Trials that were
-    pruned or diverged count as ranked behind every complete one (their streamed values are not used):
+    pruned or diverged, or break a limit, count as ranked behind every other (their streamed values are not used):
     leaving them out would throw away what the search learnt about bad regions.
     """
-    complete = [t for t in trials if t.state == "complete" and t.final_val_bpb is not None]
-    behind = [t for t in trials if t.state in ("pruned", "diverged")]
+    complete = [t for t in trials if t.score is not None and not t.infeasible]
+    behind = [t for t in trials if t.state in ("pruned", "diverged") or t.infeasible]
     finished = len(complete) + len(behind)
     if finished < FEWEST_FINISHED or len(complete) < FEWEST_COMPLETE:
         note = (
@@ -55,8 +55,8 @@ def _evaluate(
     storage = InMemoryStorage()
     study_id = storage.create_new_study([StudyDirection.MINIMIZE])
     study = optuna.load_study(study_name=storage.get_study_name_from_id(study_id), storage=storage)
-    last = max(t.final_val_bpb for t in complete if t.final_val_bpb is not None) + 1.0
-    values = [*((t, t.final_val_bpb) for t in complete), *((t, last) for t in behind)]
+    last = max(t.score for t in complete if t.score is not None) + 1.0
+    values = [*((t, t.score) for t in complete), *((t, last) for t in behind)]
     for trial, value in values:
         params: dict[str, Any] = {path: trial.params[path] for path in distributions if path in trial.params}
         known = {path: distributions[path] for path in params}

@@ -6,19 +6,20 @@ undone there, `endings.settle` catches up with.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sweeper import endings, throughput, wire
+from sweeper import endings, throughput, verdicts, wire
 from sweeper.protocol import Delivery, Numbered, Receipt
 from sweeper.search import Search
 from sweeper.service import Conflict, Service, Unknown, spec_of
 from sweeper.storage import insert_once
-from sweeper.tables import LeaseRow, MessageRow, OutcomeRow, PointRow, RunRow, StudyRow, WorkerRow
-from trainer.events import End, Eval, Failure, Outcome, Start, Step
+from sweeper.tables import ExportRow, LeaseRow, MessageRow, OutcomeRow, PointRow, RunRow, ScoreRow, StudyRow, WorkerRow
+from trainer.events import SCORES, End, Eval, Export, Failure, Outcome, Score, Start, Step
 
 
 @dataclass
@@ -28,6 +29,8 @@ class Batch:
     points: list[dict[str, Any]] = field(default_factory=list)
     messages: list[dict[str, Any]] = field(default_factory=list)
     outcomes: list[dict[str, Any]] = field(default_factory=list)
+    scores: list[dict[str, Any]] = field(default_factory=list)
+    exports: list[dict[str, Any]] = field(default_factory=list)
     ending: End | Failure | None = None
     evaluated: bool = False
 
@@ -107,6 +110,8 @@ def _store(service: Service, session: Session, run: RunRow, lease: LeaseRow, del
     insert_once(session, PointRow, batch.points)
     insert_once(session, MessageRow, batch.messages)
     insert_once(session, OutcomeRow, batch.outcomes)
+    insert_once(session, ScoreRow, batch.scores)
+    insert_once(session, ExportRow, batch.exports)
     run.last_seq = max([run.last_seq, *(item.seq for item in delivery.events)])
     run.wall_seconds = now - lease.granted_at
     lease.expires_at = now + service.settings.lease_seconds
@@ -133,8 +138,21 @@ def _end(service: Service, session: Session, run: RunRow, ending: End | Failure)
     elif session.scalar(select(OutcomeRow.run_id).where(OutcomeRow.run_id == run.id).limit(1)) is None:
         endings.end_run(service, session, run, "failed", f"crash: it ended as {ending.reason} without an outcome")
     else:
-        endings.end_run(service, session, run, "complete", "")
+        _complete(service, session, run)
     throughput.store_run(session, run, service.now())
+
+
+def _complete(service: Service, session: Session, run: RunRow) -> None:
+    """End a run at its full budget, with the score that judges it; failed where it has none of that name."""
+    spec = spec_of(session.get_one(StudyRow, run.study_id))
+    score = verdicts.judged(session, run, spec.judge)
+    measured = verdicts.measure(session, run, spec.constraints)
+    problem = verdicts.lacking(spec.judge, score, spec.constraints, measured)
+    if problem or score is None:
+        endings.end_run(service, session, run, "failed", problem)
+        return
+    run.score, run.score_stderr, run.infeasible = score.val_bpb, score.stderr, verdicts.breaches(measured)
+    endings.end_run(service, session, run, "complete", "")
 
 
 def _take(service: Service, run: RunRow, item: Numbered, batch: Batch) -> None:
@@ -147,12 +165,15 @@ def _take(service: Service, run: RunRow, item: Numbered, batch: Batch) -> None:
         batch.evaluated = batch.evaluated or isinstance(event, Eval)
         return
     if isinstance(event, Outcome):
-        names = ("tokens", "step", "seconds", "val_loss", "val_bpb", "val_tokens")
-        stderr = event.val_bpb_stderr or None  # 0 from a trainer that does not know
-        batch.outcomes.append(
-            {"run_id": run.id, "val_bpb_stderr": stderr} | {name: getattr(event, name) for name in names}
-        )
+        batch.outcomes.append({"run_id": run.id} | _values(event))
         _advance(run, event)
+        return
+    if isinstance(event, Score) and event.name in SCORES:  # of others, which a newer trainer may have, the message
+        batch.scores.append({"run_id": run.id} | _values(event))
+        return
+    if isinstance(event, Export):
+        short = {"scheme": event.scheme[:32], "codec": event.codec[:32]}
+        batch.exports.append({"run_id": run.id} | dataclasses.asdict(event) | short)
         return
     batch.messages.append(key | {"at": item.at, "kind": kind, "body": body})
     if isinstance(event, Start):
@@ -164,6 +185,10 @@ def _take(service: Service, run: RunRow, item: Numbered, batch: Batch) -> None:
         batch.ending = batch.ending or event
         if isinstance(event, End):
             _advance(run, event)
+
+
+def _values(event: Outcome | Score) -> dict[str, Any]:
+    return dataclasses.asdict(event) | {"val_bpb_stderr": event.val_bpb_stderr or None}  # 0 where it does not know
 
 
 def _point(event: Step | Eval) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sweeper import endings
+from sweeper import command, endings
 from sweeper.protocol import Done, Goodbye, Grant, Hello, RunKind, Welcome
 from sweeper.service import Service, Unknown, spec_of
 from sweeper.tables import LeaseRow, RunRow, StudyRow, WorkerRow
@@ -192,6 +192,7 @@ def grant_again(service: Service, session: Session, run: RunRow) -> Grant:
 def _grant(run: RunRow, lease: LeaseRow, study: StudyRow) -> Grant:
     spec = spec_of(study)
     promotion = run.kind == "promotion"
+    of_command = command.to_run(run.config, keep=promotion)
     return Grant(
         lease=lease.id,
         run=run.id,
@@ -200,7 +201,8 @@ def _grant(run: RunRow, lease: LeaseRow, study: StudyRow) -> Grant:
         number=run.number,
         attempt=run.attempt,
         config=run.config,
+        command=of_command,
         data=spec.data,
-        checkpoint=f"promotions/{study.name}-{run.number}" if promotion else "",
+        checkpoint=f"promotions/{study.name}-{run.number}" if promotion and of_command is None else "",
         hang_seconds=spec.hang_seconds,
     )

@@ -6,16 +6,20 @@ No law moves the values to the longer run here: they are copied, and the plan sa
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
 from sweeper import throughput
+from sweeper.command_plan import lengthen
 from sweeper.errors import SweeperError
 from sweeper.protocol import Done, PromoteRequest, PromotionPlan
+from sweeper.pruners import is_feasible
 from sweeper.service import Conflict, Service, Unknown, find_study, spec_of
 from sweeper.shape import shape_of
+from sweeper.study import StudySpec
 from sweeper.study_file import token_count
 from sweeper.tables import OutcomeRow, PromotionRow, RunRow, StudyRow
 from trainer.config import TrainConfig
@@ -67,22 +71,9 @@ def make_plan(service: Service, study: StudyRow, request: PromoteRequest) -> Pro
     spec = spec_of(study)
     with service.turn(study.id):
         trial = _choose(service.search(spec).trials(), study.name, request.trial)
-    with service.read() as session:
-        found = session.execute(
-            select(RunRow, OutcomeRow)
-            .join(OutcomeRow, OutcomeRow.run_id == RunRow.id)
-            .where(RunRow.study_id == study.id, RunRow.kind == "trial", RunRow.number == trial.number)
-            .where(RunRow.state == "complete")
-            .order_by(OutcomeRow.tokens.desc())
-        ).first()
-        waiting = session.scalars(
-            select(PromotionRow)
-            .where(PromotionRow.study_id == study.id, PromotionRow.state == "waiting")
-            .order_by(PromotionRow.id)
-        ).all()
-    if found is None:
-        raise Conflict(f"trial {trial.number} of study {study.name} was not run here, so its speed is not known")
-    run, outcome = found
+    run, outcome, waiting = _known(service, study, trial.number)
+    if spec.trainer is not None:
+        return _command_plan(spec, study, request, run, outcome, waiting)
     tokens = _tokens(request.tokens or spec.promote.tokens, outcome.tokens)
     config = _config(run.config, tokens)
     batch_tokens = config.data.batch_tokens
@@ -99,18 +90,77 @@ def make_plan(service: Service, study: StudyRow, request: PromoteRequest) -> Pro
         tokens_per_second=speed,
         seconds=tokens / speed,
         trial_tokens=outcome.tokens,
-        trial_val_bpb=outcome.val_bpb,
-        notes=[*_notes(trial.number, tokens, outcome), whose, *(_goes_first(study.name, row) for row in waiting)],
+        trial_val_bpb=outcome.val_bpb if run.score is None else run.score,
+        judge=spec.judge,
+        notes=[
+            *_warning(run),
+            *_notes(trial.number, tokens, outcome),
+            whose,
+            *(_goes_first(study.name, row) for row in waiting),
+        ],
+    )
+
+
+def _known(service: Service, study: StudyRow, number: int) -> tuple[RunRow, OutcomeRow, Sequence[PromotionRow]]:
+    """The run of a complete trial, its outcome, and the study's promotions that wait."""
+    with service.read() as session:
+        found = session.execute(
+            select(RunRow, OutcomeRow)
+            .join(OutcomeRow, OutcomeRow.run_id == RunRow.id)
+            .where(RunRow.study_id == study.id, RunRow.kind == "trial", RunRow.number == number)
+            .where(RunRow.state == "complete")
+            .order_by(OutcomeRow.tokens.desc())
+        ).first()
+        waiting = session.scalars(
+            select(PromotionRow)
+            .where(PromotionRow.study_id == study.id, PromotionRow.state == "waiting")
+            .order_by(PromotionRow.id)
+        ).all()
+    if found is None:
+        raise Conflict(f"trial {number} of study {study.name} was not run here, so its speed is not known")
+    return found[0], found[1], waiting
+
+
+def _command_plan(
+    spec: StudySpec,
+    study: StudyRow,
+    request: PromoteRequest,
+    run: RunRow,
+    outcome: OutcomeRow,
+    waiting: Sequence[PromotionRow],
+) -> PromotionPlan:
+    asked = (request.tokens or spec.promote.tokens).strip()
+    length = lengthen(spec, run, outcome, asked)
+    return PromotionPlan(
+        study=study.name,
+        trial=run.number,
+        config=length.config,
+        params=run.params,
+        tokens=length.tokens,
+        steps=length.steps,
+        tokens_per_second=outcome.tokens / outcome.seconds if outcome.seconds > 0 else 0.0,
+        seconds=length.seconds,
+        trial_tokens=outcome.tokens,
+        trial_val_bpb=outcome.val_bpb if run.score is None else run.score,
+        judge=spec.judge,
+        length=asked,
+        notes=[*_warning(run), *length.notes, *(_goes_first(study.name, row) for row in waiting)],
     )
 
 
 def _choose(trials: list[FrozenTrial], name: str, number: int | None) -> FrozenTrial:
-    """The named trial, or the best complete one."""
+    """The named trial, or the best complete one that keeps the study's limits."""
     complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
     if number is None:
         if not complete:
             raise Conflict(f"study {name} has no complete trial yet: there is nothing to promote")
-        return min(complete, key=lambda trial: trial.value if trial.value is not None else math.inf)
+        feasible = [trial for trial in complete if is_feasible(trial)]
+        if not feasible:
+            raise Conflict(
+                f"all {len(complete)} complete trials of study {name} break a limit of the study: none is promoted "
+                f"unless you name it with --trial"
+            )
+        return min(feasible, key=lambda trial: trial.value if trial.value is not None else math.inf)
     for trial in trials:
         if trial.number == number:
             if trial not in complete:
@@ -137,6 +187,12 @@ def _config(values: dict[str, object], tokens: int) -> TrainConfig:
     evaluation = values.get("eval")
     shares = {**(evaluation if isinstance(evaluation, dict) else {}), "fractions": list(EVAL_SHARES)}
     return TrainConfig.from_dict({**values, "budget": {"tokens": tokens}, "eval": shares})
+
+
+def _warning(run: RunRow) -> list[str]:
+    if not run.infeasible:
+        return []
+    return [f"Trial {run.number} breaks a limit of the study, and the full run of it likely will: {run.infeasible}."]
 
 
 def _notes(number: int, tokens: int, outcome: OutcomeRow) -> list[str]:

@@ -45,6 +45,8 @@ class LeaseRequest(Wire):
     """Only runs of this study."""
     kind: RunKind | None = None
     """Only trials, or only promotions; None takes promotions first."""
+    commands: bool = False
+    """Whether the worker's owner lets it run commands that a study names; see decision 6."""
 
 
 class DataSpec(Wire):
@@ -53,6 +55,25 @@ class DataSpec(Wire):
     name: str
     """`small` (packaged) or the path of a prepared folder on the worker's machine."""
     tokenizer: str = "sweeper1024"
+
+
+class CommandRun(Wire):
+    """A run of a training script of somebody's own, in place of sweeper's trainer."""
+
+    argv: list[str] = Field(min_length=1)
+    """Values included, where they are passed as arguments."""
+    directory: str = ""
+    """Folder on the worker; empty is where the worker was started."""
+    environment: dict[str, str] = {}
+    """Values, where they are passed as variables."""
+    budget_seconds: float | None = None
+    """None where steps end the run."""
+    rungs: list[float] = []
+    """Shares of the budget at which a validation is waited for."""
+    batch_tokens: int | None = None
+    """None where only the script knows."""
+    keep: bool = False
+    """Whether the files stay that it writes beside itself."""
 
 
 class Grant(Wire):
@@ -68,7 +89,9 @@ class Grant(Wire):
     attempt: int
     """1 for the first execution, counted up by retries."""
     config: dict[str, Any]
-    """A TrainConfig as nested values, `data.path` and `checkpoint.path` still empty."""
+    """A TrainConfig as nested values, `data.path` and `checkpoint.path` still empty; see `command`."""
+    command: CommandRun | None = None
+    """What to run in place of the trainer; `config` is then what it was made of."""
     data: DataSpec
     checkpoint: str = ""
     """Name of the checkpoint folder under the worker's home; empty for runs that are repeated, not resumed."""
@@ -77,8 +100,9 @@ class Grant(Wire):
 
 
 class NoWork(Wire):
-    reason: Literal["complete", "stopped", "paused", "wait"]
-    """`complete` and `stopped`: this study will have no more work; the others: ask again."""
+    reason: Literal["complete", "stopped", "paused", "wait", "refused"]
+    """`complete` and `stopped`: this study will have no more work; `refused`: none for this worker, and `message` says
+    what would change that; the others: ask again."""
     message: str
     retry_seconds: float = 1.0
 
@@ -151,6 +175,10 @@ class PromotionPlan(Wire):
     """tokens / tokens_per_second."""
     trial_tokens: int
     trial_val_bpb: float
+    """The score that the study judges by."""
+    judge: str = "final"
+    length: str = ""
+    """What to ask for as `tokens` to have this plan again; empty is the count of tokens."""
     notes: list[str]
 
 

@@ -1,7 +1,8 @@
 """What the read model hands out: frozen records of plain values, and curves as flat numpy columns.
 
-Times are Unix seconds, durations seconds, scores bits per byte. A *final* score is a run's Outcome; a
-*streamed* value is its latest validation on the way, and says nothing about the score of a shorter run.
+Times are Unix seconds, durations seconds, scores bits per byte. A run's *score* is the one that its study judges
+by, of complete runs alone; its *final* score is the plain one of its Outcome, and the same where the study names no
+other; a *streamed* value is its latest validation on the way, and says nothing about the score of a shorter run.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sweeper.protocol import RunKind
+from sweeper.scores import Judge
 
 Metric = Literal["val_bpb", "train_loss"]
 
@@ -50,10 +51,11 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Best:
-    """The complete trial with the lowest final val_bpb."""
+    """The complete trial with the lowest score among those that keep the study's limits."""
 
     number: int
     val_bpb: float
+    """Its score, of the kind that the study's `judge` names."""
     params: dict[str, Any]
 
 
@@ -89,7 +91,9 @@ class Promotion:
     """0 while it waits for its first worker."""
     progress: float
     val_bpb: float | None
-    """Final once complete, else the latest streamed value."""
+    """Once complete the score that the study judges by, else the latest streamed value."""
+    infeasible: str
+    """The limits that it breaks, in words; empty for none, and until it is complete."""
     tokens: int
     planned_tokens: int
     seconds: float
@@ -112,6 +116,12 @@ class StudySummary:
     profile: str
     target: int
     counts: Counts
+    judge: Judge
+    """Which score ranks."""
+    constraints: dict[str, int]
+    """Limits by name, in bytes; those that are set."""
+    infeasible: int
+    """Complete trials that break a limit."""
     best: Best | None
     gpu_seconds: float
     """Seconds for which devices were held, running ones up to now."""
@@ -138,10 +148,18 @@ class TrialRow:
     reason: str
     attempt: int
     params: dict[str, Any]
+    score: float | None
+    """What ranks it, of the kind that the study's `judge` names: only complete trials have one."""
+    score_stderr: float | None
+    """Standard error of the score; None where the trainer did not say."""
+    infeasible: str
+    """The limits that it breaks, in words; empty for none. It is not best, whatever its score."""
     final_val_bpb: float | None
     """Of its Outcome: only complete trials have one."""
     final_val_bpb_stderr: float | None
     """Standard error of the final score; None where the trainer did not say."""
+    artifact_bytes: int | None
+    """Of its Export."""
     streamed_val_bpb: float | None
     progress: float
     tokens: int
@@ -171,75 +189,6 @@ class Curves:
     """(points,) share of the budget, in [0, 1]."""
     values: NDArray[np.float32]
     """(points,)"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunPoints:
-    """Every point of one run, NaN where a point has no such value; all arrays (points,)."""
-
-    step: NDArray[np.float64]
-    tokens: NDArray[np.float64]
-    seconds: NDArray[np.float64]
-    progress: NDArray[np.float64]
-    train_loss: NDArray[np.float64]
-    lr_factor: NDArray[np.float64]
-    tokens_per_second: NDArray[np.float64]
-    val_bpb: NDArray[np.float64]
-    val_bpb_stderr: NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """Something a run said that is no curve point."""
-
-    at: float
-    kind: str
-    """`start`, `notice`, `log`, `end`, `failure`."""
-    body: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
-    """One execution."""
-
-    number: int
-    attempt: int
-    state: str
-    reason: str
-    worker: str | None
-    created_at: float
-    ended_at: float | None
-    wall_seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunDetail:
-    """A trial or a promotion with everything known about it; curve merged over attempts."""
-
-    study: str
-    kind: RunKind
-    number: int
-    row: TrialRow
-    """The newest attempt (of a promotion, too)."""
-    config: dict[str, Any]
-    points: RunPoints
-    streamed_val_bpb_stderr: float | None
-    """Standard error of the latest validation; None where the trainer did not say."""
-    messages: tuple[Message, ...]
-    attempts: tuple[Attempt, ...]
-    """Executions of these values, oldest first: of a trial, also those under earlier or later numbers."""
-    versions: dict[str, Any]
-    git_commit: str
-    parameters: int | None
-    peak_memory_bytes: int
-    resumed_step: int
-    step: int
-    compiled_graphs: int | None
-    """Graphs that the trainer process had compiled when the newest attempt started; None where it did not say."""
-    graph_breaks: int | None
-    """Places where the compiler had given up by then."""
-    devices: int
-    """Devices that share the newest attempt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

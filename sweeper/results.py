@@ -13,25 +13,13 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, Engine, Row, Select, and_, case, func, or_, select
 
-from sweeper import summary
+from sweeper import run_scores, summary
 from sweeper.curves import CurveStore, merge_attempts, read_points
 from sweeper.errors import SweeperError
 from sweeper.protocol import RunKind
-from sweeper.records import (
-    Activity,
-    Attempt,
-    Curves,
-    Importances,
-    Message,
-    Metric,
-    Promotion,
-    RunDetail,
-    RunPoints,
-    StudySummary,
-    TrialRow,
-    Worker,
-)
-from sweeper.tables import EventRow, MessageRow, OutcomeRow, PromotionRow, RunRow, StudyRow, WorkerRow
+from sweeper.records import Activity, Curves, Importances, Metric, Promotion, StudySummary, TrialRow, Worker
+from sweeper.run_records import Attempt, Message, RunDetail, RunPoints
+from sweeper.tables import EventRow, ExportRow, MessageRow, OutcomeRow, PromotionRow, RunRow, StudyRow, WorkerRow
 
 Version = tuple[Any, ...]
 """Equal for as long as nothing about a study changed; comparable for equality only."""
@@ -137,6 +125,8 @@ class Results:
                 config=newest.config,
                 points=points,
                 streamed_val_bpb_stderr=_latest_stderr(points),
+                scores=run_scores.scores(connection, newest, study.spec.get("judge") or "final"),
+                artifact=run_scores.artifact(connection, newest.id),
                 messages=tuple(Message(at=m.at, kind=m.kind, body=m.body) for m in said),
                 attempts=_kin(connection, study.id, kind, attempts),
                 versions=newest.versions or {},
@@ -212,7 +202,7 @@ def _newest(study_id: int, kind: RunKind) -> Select[Any]:
     """Columns of a TrialRow for the newest attempt of each number, with the outcome at the largest budget."""
     of_study = and_(RunRow.study_id == study_id, RunRow.kind == kind)
     newest = select(func.max(RunRow.id)).where(of_study).group_by(RunRow.number)
-    score, stderr = (
+    final, final_stderr = (
         select(column)
         .where(OutcomeRow.run_id == RunRow.id)
         .order_by(OutcomeRow.tokens.desc())
@@ -220,12 +210,14 @@ def _newest(study_id: int, kind: RunKind) -> Select[Any]:
         .scalar_subquery()
         for column in (OutcomeRow.val_bpb, OutcomeRow.val_bpb_stderr)
     )
+    size = select(ExportRow.artifact_bytes).where(ExportRow.run_id == RunRow.id).scalar_subquery()
     columns = (
         *(RunRow.id, RunRow.number, RunRow.state, RunRow.reason, RunRow.attempt, RunRow.params),
         *(RunRow.val_bpb, RunRow.progress, RunRow.tokens, RunRow.seconds, RunRow.wall_seconds),
         *(RunRow.train_loss, RunRow.created_at, RunRow.started_at, RunRow.ended_at, RunRow.worker),
         *(RunRow.device, RunRow.device_name, RunRow.stop_requested),
-        *(score.label("score"), stderr.label("score_stderr")),
+        *(RunRow.score, RunRow.score_stderr, RunRow.infeasible),
+        *(final.label("final"), final_stderr.label("final_stderr"), size.label("artifact_bytes")),
     )
     return select(*columns).where(RunRow.id.in_(newest)).order_by(RunRow.number)
 
@@ -238,8 +230,12 @@ def _trial(row: Row[Any]) -> TrialRow:
         reason=row.reason,
         attempt=row.attempt,
         params=row.params,
-        final_val_bpb=row.score if row.state == "complete" else None,
-        final_val_bpb_stderr=row.score_stderr if row.state == "complete" else None,
+        score=row.score,
+        score_stderr=row.score_stderr,
+        infeasible=row.infeasible,
+        final_val_bpb=row.final if row.state == "complete" else None,
+        final_val_bpb_stderr=row.final_stderr if row.state == "complete" else None,
+        artifact_bytes=row.artifact_bytes,
         streamed_val_bpb=row.val_bpb,
         progress=row.progress,
         tokens=row.tokens,

@@ -6,14 +6,14 @@ killed and started again goes on where it was.
 
 from __future__ import annotations
 
+import copy
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.pruners import BasePruner, MedianPruner, NopPruner, PercentilePruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from sweeper import space, study_file
 from sweeper.errors import SweeperError
+from sweeper.pruners import make_pruner
 from sweeper.study import StudySpec
 
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.WAITING)
@@ -53,43 +54,6 @@ class Counts:
     @property
     def told(self) -> int:
         return self.complete + self.pruned
-
-
-class HalvingPruner(BasePruner):
-    """Asynchronous successive halving at the rungs that a trial reports.
-
-    A trial goes on when its value at the rung is in the best 1 / factor of all trials that have reached it;
-    FAIL is left out, and nothing is pruned before `factor` trials have reached the rung.  Optuna's own keeps
-    the rungs in system attributes, counts failed trials, and always lets the first arrival pass.
-    """
-
-    def __init__(self, factor: int) -> None:
-        self._factor = factor
-
-    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Whether the trial is behind at the last rung it reported."""
-        step = trial.last_step
-        if step is None:
-            return False
-        peers = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING))
-        values = {peer.number: peer.intermediate_values[step] for peer in peers if step in peer.intermediate_values}
-        values[trial.number] = trial.intermediate_values[step]
-        if len(values) < self._factor:
-            return False
-        keep = len(values) // self._factor
-        return values[trial.number] > sorted(values.values())[keep - 1]
-
-
-def make_pruner(spec: StudySpec) -> BasePruner:
-    """The pruner that the study file names."""
-    wanted = spec.pruner
-    if isinstance(wanted, study_file.HalvingPruner):
-        return HalvingPruner(wanted.factor)
-    if isinstance(wanted, study_file.MedianPruner):
-        return MedianPruner(n_startup_trials=wanted.startup_trials)
-    if isinstance(wanted, study_file.PercentilePruner):
-        return PercentilePruner(wanted.percentile, n_startup_trials=wanted.startup_trials)
-    return NopPruner()
 
 
 def make_sampler(spec: StudySpec, number: int) -> BaseSampler:
@@ -218,6 +182,14 @@ class Search:
         self._study.enqueue_trial(params, user_attrs=attributes)
         return max(trial.number for trial in self.trials(TrialState.WAITING))
 
+    def enqueue_points(self) -> int:
+        """Queue the first `trials` of the study's points, but for those that are there; returns how many it queued."""
+        before = len(self.trials())
+        for point in self.spec.points[: self.spec.trials]:
+            params = space.check(self.spec.space, point)
+            self._study.enqueue_trial(params, user_attrs={"enqueued_by": "points"}, skip_if_exists=True)
+        return len(self.trials()) - before
+
     def retry_of(self, number: int) -> int | None:
         """The number of the trial that repeats this one; None when there is none."""
         for trial in self.trials():
@@ -236,6 +208,16 @@ class Search:
     def is_behind(self, number: int) -> bool:
         """What the pruner says of the trial at the last rung it reported."""
         return bool(self._study.pruner.prune(self._study, self.trial(number)))  # some answer in NumPy
+
+    def constrain(self, number: int, excess: Mapping[str, float]) -> None:
+        """File by how much a trial breaks each limit, before it is told: above 0 it does; what is filed stays."""
+        trial = copy.deepcopy(self.trial(number))
+        before = set(trial.system_attrs)
+        for name, amount in excess.items():
+            if name not in trial.constraints:
+                trial.set_constraint(name, amount)  # on our copy: it knows under which key Optuna reads them
+        for key in set(trial.system_attrs) - before:
+            self._storage.set_trial_system_attr(self._trial_id(number), key, trial.system_attrs[key])
 
     def tell(self, number: int, state: TrialState, value: float | None = None) -> None:
         """Finish a trial; one that is finished stays as it is."""

@@ -57,7 +57,9 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
 
 def configs(spec: StudySpec) -> dict[Shape, dict[str, Any]]:
     """A config of the study for each shape that its space holds: of a long axis its ends alone, and of axes
-    that are no part of a shape the low end."""
+    that are no part of a shape the low end.  None of a study with a command: its script decides."""
+    if spec.trainer is not None:
+        return {}
     shaped = {*(f"model.{name}" for name in MODEL), *(f"data.{name}" for name in DATA)}
     choices: list[list[tuple[str, Value]]] = []
     for path, axis in spec.space.items():

@@ -1,13 +1,20 @@
 """Token shards: files of at most 100,000,000 tokens in the public parameter-golf format, with their manifest.
 
 A shard is 256 little-endian int32 (magic 20240520, version 1, count of tokens, zeros), then the tokens as
-little-endian uint16.
+little-endian uint16.  The table of bytes beside them has one row, the bytes of text that each token stands for; or
+three, where a leading space counts only inside a document: the bytes without it, 1 for tokens that have it, 1 for
+tokens after which it does not count.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -19,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sweeper.errors import SweeperError
 
 Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = ("train", "val")
 
 SHARD_TOKENS = 100_000_000
 MAGIC, VERSION, HEADER_BYTES = 20240520, 1, 1024
@@ -33,12 +41,13 @@ class Shard(BaseModel):
 
     file: str
     split: Split
-    sha256: str
+    sha256: str = ""
+    """Empty, like the counts of bytes and documents, for a shard that lies elsewhere: it is read as it is."""
     tokens: int
     """Separators included."""
-    bytes: int
+    bytes: int = 0
     """Of UTF-8 text that the tokens stand for."""
-    documents: int
+    documents: int = 0
     """Documents that begin in this shard: its separators."""
 
 
@@ -77,13 +86,14 @@ class ShardWriter:
         self,
         folder: Path,
         split: Split,
-        token_bytes: NDArray[np.int16],  # (vocabulary,)
+        token_bytes: NDArray[np.int16],  # (vocabulary,) or (3, vocabulary)
         separator: int,
         shard_tokens: int,
     ) -> None:
         self.split = split
         self._folder, self._limit = folder, shard_tokens
         self._token_bytes, self._separator = token_bytes, separator
+        self._last = separator
         self._file: IO[bytes] | None = None
         self._open = _Counts()
         self._shards: list[Shard] = []
@@ -113,7 +123,8 @@ class ShardWriter:
             taken = tokens[: self._limit - self._open.tokens]
             self._file.write(taken.astype("<u2", copy=False).tobytes())
             self._open.tokens += len(taken)
-            self._open.bytes += int(self._token_bytes[taken].sum(dtype=np.int64))
+            self._open.bytes += text_bytes(self._token_bytes, taken, self._last)
+            self._last = int(taken[-1])
             self._open.documents += int(np.count_nonzero(taken == self._separator))
             if self._open.tokens == self._limit:
                 self._finish_shard()
@@ -149,6 +160,15 @@ class _Counts:
     tokens: int = 0
     bytes: int = 0
     documents: int = 0
+
+
+def text_bytes(table: NDArray[np.int16], tokens: NDArray[np.uint16], before: int) -> int:
+    """Bytes of text that the tokens stand for, after the token `before`."""
+    if table.ndim == 1:
+        return int(table[tokens].sum(dtype=np.int64))
+    bare, has_space, no_space_after = table
+    previous = np.append(np.uint16(before), tokens[:-1])
+    return int(bare[tokens].sum(dtype=np.int64)) + int(np.count_nonzero(has_space[tokens] > no_space_after[previous]))
 
 
 def read_shard(path: Path) -> NDArray[np.uint16]:
@@ -205,15 +225,46 @@ def verify(folder: Path) -> Manifest:
     """
     manifest = load_manifest(folder)
     lengths = np.load(folder / TOKEN_BYTES)
-    if lengths.shape != (manifest.vocab_size,):
+    if lengths.shape not in ((manifest.vocab_size,), (3, manifest.vocab_size)):
         raise SweeperError(f"{folder / TOKEN_BYTES} must hold {manifest.vocab_size} lengths, it has {lengths.shape}")
     for shard in manifest.shards:
         path = folder / shard.file
-        if _sha256(path) != shard.sha256 or len(read_shard(path)) != shard.tokens:
+        if (shard.sha256 and _sha256(path) != shard.sha256) or len(read_shard(path)) != shard.tokens:
             raise SweeperError(
                 f"{path} has changed since it was written (sha256 differs); remove {folder} and prepare it again"
             )
     return manifest
+
+
+@contextmanager
+def folder_beside(out: Path) -> Iterator[Path]:
+    """An empty folder next to `out`, gone at the end unless it was published."""
+    folder = out.absolute().parent / f".{out.name}.{uuid.uuid4().hex[:8]}.partial"
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise SweeperError(f"cannot write to {out.absolute().parent}: {error}") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(folder: Path, out: Path) -> bool:
+    """Give the finished folder its name; False when another process was faster."""
+    try:
+        folder.rename(out)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
+
+
+def stamp(path: Path) -> dict[str, Any]:
+    """What a file is recognised by, without reading it."""
+    status = path.stat()
+    return {"name": path.name, "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
 
 
 def _sha256(path: Path) -> str:

@@ -17,10 +17,18 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from sweeper import study_file
+from sweeper import command, scores, study_file
 from sweeper.errors import SweeperError
 from sweeper.space import Value, did_you_mean, resolve
-from sweeper.study_checks import check_corners, check_paths, explain, leaves
+from sweeper.study_checks import (
+    check_command_paths,
+    check_corners,
+    check_judgeable,
+    check_paths,
+    check_points,
+    explain,
+    leaves,
+)
 from sweeper.study_file import BUDGET_UNITS, StudyFile
 from sweeper.tokenizers import VOCABULARY_SIZES
 from trainer.config import ConfigError, TrainConfig
@@ -30,7 +38,7 @@ Profile = Literal["gpu", "cpu"]
 CURVE_FRACTIONS = (0.1, 0.2, 0.45, 0.8)
 """Shares of the budget that are validated for the curve's sake, beside the rungs."""
 
-COMPATIBLE = {"name", "description", "trials", "promote", "retries", "hang_seconds", "sampler", "pruner"}
+COMPATIBLE = {"name", "description", "trials", "promote", "retries", "hang_seconds", "sampler", "pruner", "points"}
 """What may change once a study has trials; everything else decides what a score means."""
 
 
@@ -42,16 +50,31 @@ class StudySpec(study_file.Common):
 
     def config(self, params: Mapping[str, Value]) -> dict[str, Any]:
         """All values of the TrainConfig that these searched values mean, ties, budget and evaluations
-        filled in; `data.path` and `checkpoint.path` are the worker's to fill.
+        filled in; `data.path` and `checkpoint.path` are the worker's to fill.  Of a study with a command, what
+        `command.config` makes of them.
 
         Raises:
             SweeperError: a value that does not lie on its axis, an axis without one, or values that no run
                 can have together (`load` has tried the corners).
         """
         try:
-            return self._build(params).to_dict()
+            return self._build(params).to_dict() if self.trainer is None else self.command_config(params)
         except ConfigError as error:
             raise SweeperError(f"these values cannot run together: {error}") from error
+
+    def command_config(
+        self, params: Mapping[str, Value], budget: study_file.BudgetTable | None = None
+    ) -> dict[str, Any]:
+        """A run of the study's command; raises ConfigError and SweeperError as `config` has them.
+
+        Args:
+            budget: of a full run, in which nothing is pruned; None is the trials'.
+        """
+        assert self.trainer is not None
+        values = dict(leaves(self.base)) | resolve(self.space, params)
+        rungs = () if budget is not None or self.pruner.type == "none" else self.budget.rungs
+        length = (budget or self.budget).model_dump(include=set(BUDGET_UNITS))
+        return command.config(self.trainer, values, length, rungs, self.data)
 
     def _build(self, params: Mapping[str, Value]) -> TrainConfig:
         nested = {part: dict(values) for part, values in self.base.items()}
@@ -69,13 +92,17 @@ class StudySpec(study_file.Common):
         nested.setdefault("eval", {})["fractions"] = sorted({*self.budget.rungs, *CURVE_FRACTIONS})
         return TrainConfig.from_dict(nested)
 
+    def _unjudgeable(self, params: Mapping[str, Value]) -> str:
+        """Why a run of these values would end without what judges it; else empty."""
+        return scores.missing(self.judge, self.constraints.given, self._build(params).to_dict())
+
     def fingerprint(self) -> str:
         """SHA-256 of all that decides what a score means: equal for compatible studies only."""
         canonical = json.dumps(self._comparable(), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def _comparable(self) -> dict[str, Any]:
-        plain = self.model_dump(mode="json", exclude=COMPATIBLE)
+        plain = self.model_dump(mode="json", exclude=COMPATIBLE | ({"trainer"} if self.trainer is None else set()))
         # An axis is compared as a whole, in one line.
         axes = {f'space."{path}"': json.dumps(axis, sort_keys=True) for path, axis in plain.pop("space").items()}
         return {path: _plain_number(value) for path, value in leaves(plain)} | axes
@@ -110,9 +137,14 @@ def verify(spec: StudySpec) -> None:
     Raises:
         SweeperError: with the path in the study, the value and the expectation.
     """
+    if spec.trainer is not None:
+        _verify_command(spec, spec.trainer)
+        return
     try:
         check_paths(spec.base, spec.space)
         check_corners(spec.space, spec._build)
+        check_points(spec.space, spec.points, spec._build)
+        check_judgeable(spec.space, spec._unjudgeable)
     except ValueError as error:
         raise SweeperError(str(error)) from error
     vocabulary = VOCABULARY_SIZES.get(spec.data.tokenizer)
@@ -122,6 +154,20 @@ def verify(spec: StudySpec) -> None:
             f"base.model.vocab_size must be at least {vocabulary} for the tokenizer {spec.data.tokenizer}, "
             f"got {rows}; leave it out to have it filled in"
         )
+
+
+def _verify_command(spec: StudySpec, trainer: command.Command) -> None:
+    """What can be known of a script that only its owner has read: names, types, and that a budget can be given."""
+    filled_in = trainer.filled_in(spec.budget.unit, spec.data)
+    try:
+        check_command_paths(spec.base, spec.space, trainer, filled_in)
+        check_corners(spec.space, spec.command_config)
+        check_points(spec.space, spec.points, spec.command_config)
+    except ValueError as error:
+        raise SweeperError(str(error)) from error
+    unit = "budget.seconds" if spec.budget.unit == "seconds" else "budget.steps"
+    if not trainer.named(unit):
+        raise SweeperError(f'trainer.names."{unit}" is empty: the command must be told the budget of a trial')
 
 
 def incompatibilities(old: StudySpec, new: StudySpec) -> list[str]:

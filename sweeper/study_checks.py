@@ -8,12 +8,14 @@ from __future__ import annotations
 import itertools
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from sweeper.space import Axis, Space, Value, did_you_mean
+from sweeper.command import KNOB, Command
+from sweeper.errors import SweeperError
+from sweeper.space import Axis, Space, Value, check, did_you_mean
 from trainer.config import ConfigError, config_paths
 
 OWNED = {
@@ -59,6 +61,33 @@ def check_paths(base: Mapping[str, Any], space: Space) -> None:
             claim(follower, f'space."{path}".tie."{follower}"')
 
 
+def check_command_paths(base: Mapping[str, Any], space: Space, trainer: Command, filled_in: Mapping[str, str]) -> None:
+    """As check_paths, for a study whose command has names of its own: a name is set once, and by one that may.
+
+    Args:
+        filled_in: names that the study's tables set, and which table does.
+    """
+    set_by = dict(filled_in)
+
+    def claim(path: str, where: str, values: Sequence[Any]) -> None:
+        if not path.startswith(KNOB):
+            _check_settable(path, where)
+            _check_values(path, values, where)
+        name = trainer.check_path(path, where)
+        if any(isinstance(value, (list, dict)) for value in values):
+            raise ValueError(f"{where}: a command takes numbers, text, true and false, got {values[0]!r}")
+        if name in set_by:
+            raise ValueError(f"{where}: {name} is also set by {set_by[name]}; keep one of the two")
+        set_by[name] = where
+
+    for path, value in leaves(base):
+        claim(path, f"base.{path}", [value])
+    for path, axis in space.items():
+        claim(path, f'space."{path}"', axis.samples())
+        for follower, ratio in axis.tie.items():
+            claim(follower, f'space."{path}".tie."{follower}"', [ratio] if follower.startswith(KNOB) else [])
+
+
 def check_corners(space: Space, build: Callable[[dict[str, Value]], object]) -> None:
     """`build` must accept both corners of the space, and every sampled value of an axis in either."""
     for params in _combinations({path: axis.samples() for path, axis in space.items()}):
@@ -67,6 +96,26 @@ def check_corners(space: Space, build: Callable[[dict[str, Value]], object]) -> 
         except ConfigError as error:
             shown = ", ".join(f"{path} = {value}" for path, value in params.items())
             raise ValueError(f"space: the combination {shown} cannot run: {error}") from error
+
+
+def check_judgeable(space: Space, problem: Callable[[dict[str, Value]], str]) -> None:
+    """`problem` must have nothing to say of the corners of the space."""
+    for params in _combinations({path: axis.samples() for path, axis in space.items()}):
+        told = problem(params)
+        if told:
+            blamed = [f"{path} = {value}" for path, value in params.items() if path.startswith(("export.", "eval."))]
+            raise ValueError(f"{told}{', with ' + ', '.join(blamed) if blamed else ''}")
+
+
+def check_points(
+    space: Space, points: Sequence[Mapping[str, Value]], build: Callable[[dict[str, Value]], object]
+) -> None:
+    """Every point has a value on every axis, and makes a config."""
+    for place, point in enumerate(points):
+        try:
+            build(check(space, point))
+        except (SweeperError, ConfigError) as error:
+            raise ValueError(f"points[{place}]: {error}") from error
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
@@ -91,6 +140,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 
 def _check_settable(path: str, where: str) -> None:
     known = config_paths()
+    if path.startswith(KNOB):
+        raise ValueError(f"{where}: {path} is a knob of a command, and the study has none: [trainer] command names one")
     if path not in known:
         part = path.partition(".")[0]
         keys = [name.removeprefix(f"{part}.") for name in known if name.startswith(f"{part}.")]
@@ -103,6 +154,10 @@ def _check_settable(path: str, where: str) -> None:
 
 
 def _check_type(path: str, axis: Axis) -> None:
+    _check_values(path, axis.samples(), f'space."{path}"', "the axis holds")
+
+
+def _check_values(path: str, values: Sequence[Any], where: str, verb: str = "got") -> None:
     hint = config_paths()[path]
     if isinstance(hint, types.UnionType):
         hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
@@ -112,10 +167,10 @@ def _check_type(path: str, axis: Axis) -> None:
         bool: ("true or false", (bool,)),
     }
     expected, allowed = kinds.get(hint, ("a string", (str,)))
-    for value in axis.samples():
+    for value in values:
         wrong_bool = isinstance(value, bool) and hint is not bool
         if wrong_bool or not isinstance(value, allowed):
-            raise ValueError(f'space."{path}": {path} takes {expected}, the axis holds {value!r}')
+            raise ValueError(f"{where}: {path} takes {expected}, {verb} {value!r}")
 
 
 def _combinations(samples: dict[str, list[Value]]) -> Iterator[dict[str, Value]]:

@@ -11,6 +11,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    StrictBool,
     StrictFloat,
     StrictInt,
     StrictStr,
@@ -18,7 +19,9 @@ from pydantic import (
     model_validator,
 )
 
+from sweeper.command import HANG_SECONDS, KNOB, Command
 from sweeper.protocol import DataSpec
+from sweeper.scores import Judge
 from sweeper.space import Axis
 from sweeper.study_checks import OWNED
 from trainer.config import config_paths
@@ -129,6 +132,25 @@ class Promote(Strict):
         return token_count(self.tokens, trial_tokens)
 
 
+class Constraints(Strict):
+    """Limits that a trial must keep to be a result: one that breaks them is never best."""
+
+    artifact_bytes: StrictInt | None = Field(
+        default=None, gt=0, description="Largest exported artifact, code included where it is asked for."
+    )
+    peak_memory_bytes: StrictInt | None = Field(
+        default=None, gt=0, description="Largest memory of a device; one that does not tell, as a CPU, keeps it."
+    )
+
+    @property
+    def given(self) -> dict[str, int]:
+        """The limits that are set, by name."""
+        return {name: limit for name, limit in self.model_dump().items() if limit is not None}
+
+
+Point = dict[StrictStr, StrictBool | StrictInt | StrictFloat | StrictStr]
+
+
 class Common(Strict):
     """What a study file and a resolved study share."""
 
@@ -137,15 +159,38 @@ class Common(Strict):
     trials: StrictInt = Field(ge=1, description="Finished trials to reach, pruned ones included.")
     space: dict[str, Axis] = Field(min_length=1, description="Axes by config path.")
     budget: Budget
+    judge: Judge = Field(
+        default="final",
+        description="The score that ranks trials: `final` the plain one of the outcome, `streamed` that of the curve's "
+        "end, `sliding` with overlapping windows, `quantised` after the round trip through the artifact, or both. "
+        "Pruning always uses the streamed one.",
+    )
+    constraints: Constraints = Constraints()
+    points: tuple[Point, ...] = Field(
+        default=(), description="Values to try before the sampler draws any, each with every axis; the first `trials`."
+    )
     sampler: Sampler = TPESampler(type="tpe")
     pruner: Pruner = HalvingPruner(type="halving")
     base: dict[str, Any] = Field(
         default_factory=dict, description="Config values that all trials share; the rest keep their defaults."
     )
     data: DataSpec = DataSpec(name="small")
+    trainer: Command | None = Field(
+        default=None, description="A training script of your own, in place of sweeper's trainer."
+    )
     promote: Promote = Promote()
     retries: StrictInt = Field(default=2, ge=0, description="Repeats of a trial whose trainer broke.")
     hang_seconds: StrictFloat = Field(default=120.0, gt=0, description="Silence after which a trainer is killed.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_a_command(cls, values: Any) -> Any:
+        """A command knows its data, unless the study names others, and may be silent for long."""
+        if not isinstance(values, dict) or not values.get("trainer"):
+            return values
+        given = values.get("data", {})
+        data = {"name": "", "tokenizer": "", **given} if isinstance(given, dict) else given
+        return {"hang_seconds": HANG_SECONDS, **values, "data": data}
 
     @model_validator(mode="after")
     def _check_pruner(self) -> Common:
@@ -157,17 +202,21 @@ class Common(Strict):
 class CpuTable(Strict):
     """What changes where there is no GPU: laid over the rest of the file, table by table.
 
-    Of a budget with another unit, an axis, and a sampler or pruner of another type, the whole is replaced.
+    Of a budget with another unit, an axis, the points, and a sampler or pruner of another type, the whole is replaced.
     """
 
     description: StrictStr | None = None
     trials: StrictInt | None = None
     space: dict[str, Axis] = {}
     budget: BudgetTable = BudgetTable()
+    judge: Judge | None = None
+    constraints: Constraints = Constraints()
+    points: tuple[Point, ...] = ()
     sampler: dict[str, Any] = {}
     pruner: dict[str, Any] = {}
     base: dict[str, Any] = {}
     data: dict[str, Any] = {}
+    trainer: dict[str, Any] = {}
     promote: dict[str, Any] = {}
     retries: StrictInt | None = None
     hang_seconds: StrictFloat | None = None
@@ -202,7 +251,8 @@ def json_schema() -> dict[str, Any]:
     for part in (schema, schema["$defs"]["CpuTable"]):
         part["properties"]["base"] |= {"$ref": "#/$defs/Config"}
         part["properties"]["base"].pop("additionalProperties", None)
-        part["properties"]["space"]["propertyNames"] = {"enum": list(paths)}
+        names = [{"enum": list(paths)}, {"pattern": rf"^{re.escape(KNOB)}[A-Za-z_][A-Za-z0-9_-]*$"}]
+        part["properties"]["space"]["propertyNames"] = {"anyOf": names}
     return schema
 
 
@@ -215,10 +265,8 @@ def _config_schema(paths: dict[str, Any]) -> dict[str, Any]:
         else:
             kind = {"type": {int: "integer", float: "number", bool: "boolean", str: "string"}[hint]}
         parts.setdefault(part, {})[key] = kind
-    return {
-        "type": "object",
-        "additionalProperties": False,
-        "properties": {
-            part: {"type": "object", "additionalProperties": False, "properties": keys} for part, keys in parts.items()
-        },
+    tables: dict[str, dict[str, Any]] = {
+        part: {"type": "object", "additionalProperties": False, "properties": keys} for part, keys in parts.items()
     }
+    tables[KNOB.rstrip(".")] = {"type": "object", "additionalProperties": {"type": ["number", "boolean", "string"]}}
+    return {"type": "object", "additionalProperties": False, "properties": tables}

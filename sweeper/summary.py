@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, inspect, select, text
 
 from sweeper.records import Axis, Best, Counts, Promotion, RunningRun, StudySummary
-from sweeper.tables import OutcomeRow, PromotionRow, RunRow
+from sweeper.tables import PromotionRow, RunRow
 
 PRUNED_STATES = ("pruned", "diverged", "stopped")
 
@@ -42,6 +42,9 @@ def read(connection: Connection, study: Row[Any], now: float) -> StudySummary:
         profile=spec.get("profile") or "",
         target=target,
         counts=counts,
+        judge=spec.get("judge") or "final",
+        constraints={name: limit for name, limit in (spec.get("constraints") or {}).items() if limit is not None},
+        infeasible=_infeasible(connection, study.id),
         best=_best(connection, study.id),
         gpu_seconds=float(ended_seconds or 0) + sum(max(row.wall_seconds, now - row.created_at) for row in held),
         eta_seconds=_eta(connection, study, counts, held, now),
@@ -107,13 +110,18 @@ def _counts(connection: Connection, study_id: int, target: int, queued: int) -> 
 
 def _best(connection: Connection, study_id: int) -> Best | None:
     row = connection.execute(
-        select(RunRow.number, RunRow.params, OutcomeRow.val_bpb)
-        .join(OutcomeRow, OutcomeRow.run_id == RunRow.id)
+        select(RunRow.number, RunRow.params, RunRow.score)
         .where(RunRow.study_id == study_id, RunRow.kind == "trial", RunRow.state == "complete")
-        .order_by(OutcomeRow.val_bpb, RunRow.number)
+        .where(RunRow.score.is_not(None), RunRow.infeasible == "")
+        .order_by(RunRow.score, RunRow.number)
         .limit(1)
     ).one_or_none()
-    return None if row is None else Best(number=row.number, val_bpb=row.val_bpb, params=row.params)
+    return None if row is None else Best(number=row.number, val_bpb=row.score, params=row.params)
+
+
+def _infeasible(connection: Connection, study_id: int) -> int:
+    query = select(func.count()).where(RunRow.study_id == study_id, RunRow.kind == "trial", RunRow.state == "complete")
+    return int(connection.scalar(query.where(RunRow.infeasible != "")) or 0)
 
 
 def _running(row: Row[Any]) -> RunningRun:
@@ -146,26 +154,21 @@ def promotions(connection: Connection, study_id: int) -> tuple[Promotion, ...]:
         select(RunRow.__table__).where(RunRow.study_id == study_id, RunRow.kind == "promotion").order_by(RunRow.attempt)
     )
     newest = {run.number: run for run in runs}
-    outcomes = connection.execute(
-        select(OutcomeRow.run_id, OutcomeRow.val_bpb)
-        .where(OutcomeRow.run_id.in_([run.id for run in newest.values()]))
-        .order_by(OutcomeRow.tokens)
-    )
-    scores = {int(row.run_id): float(row.val_bpb) for row in outcomes}
     rows = connection.execute(
         select(PromotionRow.__table__).where(PromotionRow.study_id == study_id).order_by(PromotionRow.number)
     )
-    return tuple(_promotion(row, newest.get(row.number), scores) for row in rows)
+    return tuple(_promotion(row, newest.get(row.number)) for row in rows)
 
 
-def _promotion(row: Row[Any], run: Row[Any] | None, scores: dict[int, float]) -> Promotion:
+def _promotion(row: Row[Any], run: Row[Any] | None) -> Promotion:
     return Promotion(
         number=row.number,
         trial=row.trial_number,
         state=row.state,
         attempt=0 if run is None else run.attempt,
         progress=0.0 if run is None else run.progress,
-        val_bpb=None if run is None else scores.get(run.id, run.val_bpb),
+        val_bpb=None if run is None else run.val_bpb if run.score is None else run.score,
+        infeasible="" if run is None else run.infeasible,
         tokens=0 if run is None else run.tokens,
         planned_tokens=int(row.plan.get("tokens") or 0),
         seconds=0.0 if run is None else run.seconds,

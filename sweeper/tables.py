@@ -93,6 +93,11 @@ class RunRow(Base):
     train_loss: Mapped[float | None]
     val_bpb: Mapped[float | None]
     """Latest streamed value."""
+    score: Mapped[float | None]
+    """Of a complete run: the score that the study judges by."""
+    score_stderr: Mapped[float | None]
+    infeasible: Mapped[str] = mapped_column(default="")
+    """Of a complete run: the limits that it breaks, in words; empty for none."""
     peak_memory_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     __table_args__ = (
         UniqueConstraint("study_id", "kind", "number", "attempt"),
@@ -134,6 +139,38 @@ class OutcomeRow(Base):
     val_tokens: Mapped[int] = mapped_column(BigInteger)
     val_bpb_stderr: Mapped[float | None]
     """As in PointRow."""
+
+
+class ScoreRow(Base):
+    """Another score of a run at a budget, by the name that its Score gives."""
+
+    __tablename__ = "sweeper_scores"
+    run_id: Mapped[int] = mapped_column(ForeignKey("sweeper_runs.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    tokens: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    step: Mapped[int]
+    seconds: Mapped[float]
+    val_loss: Mapped[float]
+    val_bpb: Mapped[float]
+    val_tokens: Mapped[int] = mapped_column(BigInteger)
+    val_bpb_stderr: Mapped[float | None]
+    """As in PointRow."""
+    eval_seconds: Mapped[float]
+
+
+class ExportRow(Base):
+    """The artifact of a run; see the trainer's Export."""
+
+    __tablename__ = "sweeper_exports"
+    run_id: Mapped[int] = mapped_column(ForeignKey("sweeper_runs.id"), primary_key=True)
+    scheme: Mapped[str] = mapped_column(String(32))
+    codec: Mapped[str] = mapped_column(String(32))
+    artifact_bytes: Mapped[int] = mapped_column(BigInteger)
+    code_bytes: Mapped[int] = mapped_column(BigInteger)
+    raw_bytes: Mapped[int] = mapped_column(BigInteger)
+    val_bpb: Mapped[float]
+    gap: Mapped[float]
+    export_seconds: Mapped[float]
 
 
 class MessageRow(Base):

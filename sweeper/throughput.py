@@ -52,7 +52,7 @@ def store_run(session: Session, run: RunRow, now: float) -> None:
     )
     try:
         shape = shape_of(run.config)
-    except ConfigError:  # of another version of sweeper
+    except ConfigError:  # of another version of sweeper, or of a command
         return
     tokens, seconds, steps = run.tokens, run.seconds, run.step - run.resumed_step
     if run.resumed_step:  # the clock went on from that of an earlier attempt, perhaps on another device

@@ -1,4 +1,5 @@
-"""The tokenisers that sweeper ships: byte-level BPE as tiktoken ranks, no download ever.
+"""The tokenisers that sweeper ships: byte-level BPE as tiktoken ranks, no download ever.  Others are SentencePiece
+models, named by their path.
 
 `gpt2` is OpenAI's; `sweeper1024` is ours, trained on the packaged corpus.  To train it again, bit for bit
 (needs the `tokenizers` package, which comes with the extra `dev`):
@@ -14,14 +15,16 @@ import functools
 import hashlib
 import importlib.resources
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import tiktoken
 import zstandard
 from numpy.typing import NDArray
 
+from sweeper import sentencepieces
 from sweeper.errors import SweeperError
 
 SEPARATOR = "<|endoftext|>"
@@ -36,10 +39,65 @@ PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$
 _FILES = {"gpt2": "gpt2.tiktoken.zst", "sweeper1024": "sweeper1024.tiktoken"}
 
 
+class Tokenizer(Protocol):
+    """One tokeniser, loaded."""
+
+    name: str
+    fingerprint: str
+    """SHA-256 of what decides a text's ids."""
+    separator: int
+    """Id of the token that stands before each document."""
+    token_bytes: NDArray[np.int16]
+    """(vocabulary,) or (3, vocabulary), as `shards` says."""
+
+    def encode(self, texts: Sequence[str], starts: Sequence[bool]) -> list[NDArray[np.uint16]]:
+        """Ids of each text, which starts a document or goes on with one."""
+
+
+class Packaged:
+    """A tokeniser that sweeper ships."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.fingerprint = fingerprint(name)
+        self.separator = separator_id(name)
+        self.token_bytes = token_bytes(name)
+        self._encoding = encoding(name)
+
+    def encode(self, texts: Sequence[str], starts: Sequence[bool]) -> list[NDArray[np.uint16]]:
+        return [self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.uint16) for text in texts]
+
+
+def load(name: str) -> Tokenizer:
+    """The tokeniser of that name, or the SentencePiece model at that path.
+
+    Raises:
+        SweeperError: an unknown name, or a model that cannot be loaded.
+    """
+    return sentencepieces.SentencePiece(Path(name)) if is_model(name) else Packaged(name)
+
+
+def is_model(name: str) -> bool:
+    """Whether the name is the path of a SentencePiece model."""
+    return name.endswith(sentencepieces.SUFFIX)
+
+
+def label(name: str) -> str:
+    """For a folder's name."""
+    return f"{Path(name).stem}-{fingerprint(name)[:8]}" if is_model(name) else name
+
+
 def check_name(name: str) -> None:
     """Raises SweeperError for a tokeniser that sweeper does not have."""
-    if name not in VOCABULARY_SIZES:
-        raise SweeperError(f"unknown tokenizer {name!r}: choose one of {', '.join(VOCABULARY_SIZES)}")
+    if name not in VOCABULARY_SIZES and not (is_model(name) and Path(name).is_file()):
+        known = ", ".join(VOCABULARY_SIZES)
+        if is_model(name):
+            raise SweeperError(
+                f"there is no SentencePiece model {name!r}; the tokenizers that need no file are {known}"
+            )
+        raise SweeperError(
+            f"unknown tokenizer {name!r}: choose one of {known}, or name a SentencePiece {sentencepieces.SUFFIX} file"
+        )
 
 
 @functools.cache
@@ -77,13 +135,17 @@ def token_bytes(name: str) -> NDArray[np.int16]:
     return lengths
 
 
-@functools.cache
 def fingerprint(name: str) -> str:
-    """SHA-256 of what decides a text's ids: pattern, ranks and separator.
+    """SHA-256 of what decides a text's ids: pattern, ranks and separator, or a model's file.
 
     Raises:
-        SweeperError: an unknown name.
+        SweeperError: an unknown name, or no such file.
     """
+    return sentencepieces.fingerprint(Path(name)) if is_model(name) else _packaged_fingerprint(name)
+
+
+@functools.cache
+def _packaged_fingerprint(name: str) -> str:
     return hashlib.sha256(f"{PATTERN}\n{SEPARATOR}\n".encode() + _packaged(name)).hexdigest()
 
 

@@ -21,8 +21,10 @@ from typing import Any
 from sweeper import data, devices
 from sweeper.client import Client, Refused, ServiceAway
 from sweeper.errors import SweeperError
+from sweeper.foreign import ForeignProcess
 from sweeper.launch import TrainerProcess
 from sweeper.outbox import BATCH_EVENTS, Backoff, LeaseLost, Outbox
+from sweeper.process import RunningProcess
 from sweeper.protocol import Grant, Hello, LeaseRequest, NoWork, Receipt, RunKind, Welcome
 from trainer import events
 
@@ -51,6 +53,7 @@ class Worker:
         identity: str = "",
         study: str | None = None,
         kind: RunKind | None = None,
+        allow_commands: bool = False,
         stopping: threading.Event | None = None,
         stop_grace_seconds: float = 30.0,
     ) -> None:
@@ -58,6 +61,7 @@ class Worker:
         Args:
             home: where prepared data and checkpoints are.
             study: lease runs of this study alone, and end when it will have no more; None serves all, for ever.
+            allow_commands: run the command of a study that names one; without it, such studies are not for this worker.
             stopping: set it from a signal handler to have the worker leave.
             stop_grace_seconds: a trainer that does not obey a stop order by then is killed.
         """
@@ -66,10 +70,12 @@ class Worker:
         self._client = client
         self._home = home
         self._device = device
-        self._request = LeaseRequest(study=study, kind=kind)
-        self._grace = stop_grace_seconds
-        self._trainer = TrainerProcess(device, stop_grace_seconds=stop_grace_seconds)
+        self._request = LeaseRequest(study=study, kind=kind, commands=allow_commands)
+        self._served = TrainerProcess(device, stop_grace_seconds=stop_grace_seconds)
+        self._foreign = ForeignProcess(device, home / "runs" / "commands", stop_grace_seconds=stop_grace_seconds)
+        self._trainer: RunningProcess = self._served
         self._heartbeat = 1.0
+        self._refusal = ""
 
     @property
     def trainer_pid(self) -> int | None:
@@ -128,16 +134,28 @@ class Worker:
                 self._hello()
             else:
                 if isinstance(answer, Grant):
-                    return answer
+                    return self._checked(answer)
                 if self._is_last_word(answer):
                     log.info("no more work: %s", answer.message)
                     return None
+                if answer.reason == "refused" and answer.message != self._refusal:
+                    self._refusal = answer.message
+                    log.warning("%s", answer.message)
                 backoff.worked()
                 self.stopping.wait(answer.retry_seconds)
         return None
 
     def _is_last_word(self, answer: NoWork) -> bool:
-        return self._request.study is not None and answer.reason in ("complete", "stopped")
+        return self._request.study is not None and answer.reason in ("complete", "stopped", "refused")
+
+    def _checked(self, grant: Grant) -> Grant:
+        """The grant, if it is one that this worker may execute; goodbye then hands it back unharmed."""
+        if grant.command is not None and not self._request.commands:
+            raise SweeperError(
+                f"the service at {self._client.url} wants this worker to run the command {grant.command.argv[0]!r}, "
+                f"which --allow-commands has not allowed"
+            )
+        return grant
 
     def _run(self, grant: Grant) -> None:
         """Execute one run and deliver all of it; returns early when the lease is lost."""
@@ -155,8 +173,11 @@ class Worker:
     def _prepare(self, grant: Grant, outbox: Outbox) -> dict[str, Any] | None:
         """The config with its paths filled in; None when the data cannot be had, which is then reported.
 
-        Preparing may take a while the first time, so it has a thread, and the lease its heartbeats.
+        Preparing may take a while the first time, so it has a thread, and the lease its heartbeats.  A command
+        finds its data itself.
         """
+        if grant.command is not None:
+            return grant.command.model_dump(mode="json")
         with futures.ThreadPoolExecutor(max_workers=1) as pool:
             preparing = pool.submit(data.ensure, grant.data.name, grant.data.tokenizer, self._home)
             while futures.wait([preparing], timeout=LISTEN_SECONDS).not_done:
@@ -176,9 +197,10 @@ class Worker:
         return config
 
     def _train(self, grant: Grant, config: dict[str, Any], outbox: Outbox) -> None:
+        self._choose(grant)
         try:
             self._trainer.run(config, grant.hang_seconds)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: words that no command line can hold
             outbox.add(events.to_dict(events.Failure(reason="crash", message=f"cannot start the trainer: {error}")))
             return
         ordered = False
@@ -192,6 +214,13 @@ class Worker:
                 log.info("%s %d: stop (%s)", grant.kind, grant.number, receipt.reason)
                 ordered = True
                 self._trainer.stop()
+
+    def _choose(self, grant: Grant) -> None:
+        """Take the process for this run; the other lets go of the device."""
+        wanted: RunningProcess = self._served if grant.command is None else self._foreign
+        if wanted is not self._trainer:
+            self._trainer.close()
+        self._trainer = wanted
 
     def _hear(self) -> Iterator[dict[str, Any]]:
         """The trainer's next event, waited for, and what it has said besides: they go in one delivery."""

@@ -14,6 +14,7 @@ from sweeper.api_results import ResultsDep
 from sweeper.protocol import RunKind
 from sweeper.records import Curves, Metric
 from sweeper.results import Results, UnknownError
+from sweeper.scores import label
 
 router = APIRouter(include_in_schema=False)
 
@@ -31,25 +32,27 @@ def curves(results: Results, name: str, theme: Theme, metric: Metric) -> Drawn:
 
 
 def history(results: Results, name: str, theme: Theme, metric: Metric) -> Drawn:
-    drawn = figures.history(results.trials(name), theme)
+    drawn = figures.history(results.trials(name), theme, title=label(results.study(name).judge))
     return ({"history": drawn}, "") if drawn["data"] else ({}, "Scores appear when the first trial ends.")
 
 
 def parameters(results: Results, name: str, theme: Theme, metric: Metric) -> Drawn:
-    axes, trials = results.study(name).axes, results.trials(name)
-    if not any(t.final_val_bpb is not None for t in trials):
+    study, trials = results.study(name), results.trials(name)
+    if not any(t.score is not None for t in trials):
         return {}, "Appears when the first trial is complete."
-    names = figures_space.short_names(axes)
-    drawn = {a.path: figures_space.parameter(trials, a, theme, name=names[a.path]) for a in axes}
-    return drawn, _left_out(len([t for t in trials if t.final_val_bpb is not None]))
+    names, title = figures_space.short_names(study.axes), label(study.judge)
+    drawn = {a.path: figures_space.parameter(trials, a, theme, name=names[a.path], title=title) for a in study.axes}
+    return drawn, _left_out(len([t for t in trials if t.score is not None and not t.infeasible]))
 
 
 def parallel(results: Results, name: str, theme: Theme, metric: Metric) -> Drawn:
-    axes, trials = results.study(name).axes, results.trials(name)
-    complete = [t for t in trials if t.final_val_bpb is not None]
+    study, trials = results.study(name), results.trials(name)
+    complete = [t for t in trials if t.score is not None and not t.infeasible]
     if len(complete) < 2:
-        return {}, "Appears when two trials are complete."
-    return {"parallel": figures_space.parallel(trials, axes, theme)}, _left_out(len(complete))
+        kept = " and keep the study's limits" if study.constraints else ""
+        return {}, f"Appears when two trials are complete{kept}."
+    drawn = figures_space.parallel(trials, study.axes, theme, title=label(study.judge))
+    return {"parallel": drawn}, _left_out(len(complete))
 
 
 def _left_out(complete: int) -> str:
@@ -71,7 +74,7 @@ def promotions(results: Results, name: str, theme: Theme, metric: Metric) -> Dra
     if not any(len(points.step) for points in merged.values()):
         return {}, "The curve appears when the promotion reports its first validation." if records else ""
     wanted = {record.trial for record in records}
-    scores = {t.number: t.final_val_bpb for t in results.trials(name) if t.final_val_bpb and t.number in wanted}
+    scores = {t.number: t.score for t in results.trials(name) if t.score is not None and t.number in wanted}
     return {"promotions": figures_runs.promotions(merged, records, scores, theme)}, ""
 
 

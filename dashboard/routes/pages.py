@@ -19,8 +19,17 @@ from sweeper.results import Results, UnknownError
 router = APIRouter(include_in_schema=False)
 
 COLUMNS = (
-    *("number", "state", "final_val_bpb", "streamed_val_bpb", "progress", "tokens", "seconds"),
-    *("tokens_per_second", "attempt", "started_at", "ended_at", "reason", "device_name", "stop_requested"),
+    *("number", "state", "score", "artifact_bytes", "streamed_val_bpb", "progress", "tokens", "seconds"),
+    *(
+        "tokens_per_second",
+        "infeasible",
+        "attempt",
+        "started_at",
+        "ended_at",
+        "reason",
+        "device_name",
+        "stop_requested",
+    ),
 )
 """Of the trial table, before one column for each searched value."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.live import Live
 
-from sweeper import devices, display, fleet, hosting, study, throughput
+from sweeper import artifact, devices, display, fleet, hosting, study, throughput
 from sweeper.client import Client, ServiceAway
 from sweeper.commands import forecasting
 from sweeper.display import Record
@@ -97,7 +97,7 @@ def _forecast(spec: study.StudySpec, summary: Record, assigned: list[str], setti
             known = throughput.known(session, devices.describe(assigned[0]))
     finally:
         engine.dispose()
-    return forecasting.lines(spec, left, len(assigned), known)
+    return [*forecasting.lines(spec, left, len(assigned), known), *artifact.lines(spec)]
 
 
 def _is_active(summary: Record) -> bool:

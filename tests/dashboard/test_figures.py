@@ -11,7 +11,8 @@ import pytest
 
 from dashboard import figures, figures_runs, figures_space
 from dashboard.theme import DARK, LIGHT, Figure
-from sweeper.records import Axis, Curves, Importances, Promotion, RunPoints, TrialRow
+from sweeper.records import Axis, Curves, Importances, Promotion, TrialRow
+from sweeper.run_records import RunPoints
 
 LR = Axis(path="optim.matrix_lr", scale="log", low=0.001, high=0.1)
 DEPTH = Axis(path="model.num_layers", scale="linear", low=2, high=6, integer=True)
@@ -27,6 +28,10 @@ def trial(number: int, state: str = "complete", score: float | None = 2.0, **cha
         "reason": "",
         "attempt": 1,
         "params": {"optim.matrix_lr": 0.01, "model.num_layers": 4, "data.batch_tokens": 8192},
+        "score": score if state == "complete" else None,
+        "score_stderr": None,
+        "infeasible": "",
+        "artifact_bytes": None,
         "final_val_bpb": score if state == "complete" else None,
         "final_val_bpb_stderr": None,
         "streamed_val_bpb": 2.5,
@@ -120,7 +125,7 @@ def test_history_shows_the_best_so_far_and_stopped_trials_in_another_panel():
     trials = [trial(0, score=2.2), trial(1, "pruned"), trial(2, score=2.4), trial(3, score=2.1)]
     figure = figures.history(trials, LIGHT)
     assert named(figure, "best so far")["y"] == [2.2, 2.2, 2.1]
-    assert named(figure, "final")["x"] == [0, 2, 3]
+    assert named(figure, "complete")["x"] == [0, 2, 3]
     stopped = named(figure, "stopped")
     assert stopped["yaxis"] == "y2"
     assert stopped["x"] == [1]
@@ -151,6 +156,27 @@ def test_a_stopped_trial_has_no_height_among_scores():
     assert scores["y"] == [2.0]
     assert edge["y"] == [figure["layout"]["yaxis"]["range"][1]]
     assert "no score" in edge["hovertemplate"]
+
+
+def test_trials_over_a_limit_are_drawn_apart_and_are_no_best():
+    trials = [trial(0, score=2.2), trial(1, score=1.9, infeasible="artifact_bytes 17 over 16"), trial(2, score=2.1)]
+    title = "quantised val_bpb"
+    history = figures.history(trials, LIGHT, title=title)
+    assert named(history, "best so far")["y"] == [2.2, 2.1]
+    assert named(history, "over a limit")["y"] == [1.9]
+    assert named(history, "over a limit")["text"] == ["artifact_bytes 17 over 16"]
+    assert history["layout"]["yaxis"]["title"]["text"] == title
+    parameter = figures_space.parameter(trials, LR, LIGHT, name="lr", title=title)
+    scores, over = parameter["data"]
+    assert (scores["customdata"], over["customdata"]) == ([0, 2], [1])
+    assert scores["marker"]["symbol"] == ["circle", "star"]
+    assert parameter["layout"]["yaxis"]["range"][0] < 1.9, "drawn, all the same"
+    parallel = figures_space.parallel(trials, AXES, LIGHT, title=title)
+    assert named(parallel, "best")["customdata"][0] == 2
+    assert max(x for x in named(parallel, "over a limit")["x"]) == len(AXES) - 1
+    assert parallel["layout"]["xaxis"]["ticktext"][-1] == title
+    for figure in (history, parameter, parallel, figures.history(trials[1:2], LIGHT)):
+        assert_valid(figure)
 
 
 def test_parallel_lines_end_at_the_score_only_for_complete_trials():
@@ -196,13 +222,13 @@ def test_a_range_without_outliers_shows_everything():
 def test_promotions_are_drawn_over_tokens_beside_the_trials_score():
     record = Promotion(
         number=0, trial=4, state="running", attempt=1, progress=0.5, val_bpb=2.1, tokens=5_000, planned_tokens=10_000,
-        seconds=1.0, tokens_per_second=1.0, reason="", created_at=0.0, ended_at=None,
+        seconds=1.0, tokens_per_second=1.0, reason="", infeasible="", created_at=0.0, ended_at=None,
     )  # fmt: skip
     figure = figures_runs.promotions({0: points([1, 5], [3.0, 2.1])}, [record], {4: 2.0}, LIGHT)
     assert_valid(figure)
     assert named(figure, "promotion 0")["x"] == [1000, 5000]
-    assert named(figure, "final score of trial 4")["y"] == [2.0, 2.0]
-    assert named(figure, "final score of trial 4")["x"] == [0, 10_000]
+    assert named(figure, "score of trial 4")["y"] == [2.0, 2.0]
+    assert named(figure, "score of trial 4")["x"] == [0, 10_000]
 
 
 @pytest.mark.parametrize(("tokens", "text"), [(950, "950"), (4_096, "4.1 K"), (3.2e6, "3.2 M"), (3e9, "3 B")])

@@ -7,7 +7,11 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from sqlalchemy import update
+from sqlalchemy.orm import Session
 
+from sweeper.tables import ExportRow, ScoreRow, StudyRow
+from tests.dashboard import synthetic
 from tests.dashboard.serve import app_over, served
 from tests.dashboard.synthetic import Writer
 
@@ -114,6 +118,50 @@ def test_a_trial_page_says_how_sure_its_score_is_and_what_was_compiled(client, w
     figures = client.get(f"{STUDY}/trials/0/figures").json()["figures"]
     evals = next(trace for trace in figures["run"]["data"] if trace["name"] == "streamed val_bpb")
     assert {hover[2] for hover in evals["customdata"]} == {" ± 0.0034"}
+
+
+def limited(writer):
+    """The writer's study, judged by its quantised scores and limited in bytes."""
+    spec = synthetic.spec(writer.name, 16) | {"judge": "quantised", "constraints": {"artifact_bytes": 16_000_000}}
+    with Session(writer.engine) as session:
+        session.execute(update(StudyRow).values(spec=spec))
+        session.commit()
+
+
+def test_a_study_without_a_feasible_trial_says_so(client, writer):
+    limited(writer)
+    writer.trial(0, score=1.5, infeasible="artifact_bytes 17,000,000 over 16,000,000")
+    assert "No trial is feasible: all 1 that are complete break the limit" in text_of(client.get(STUDY).text)
+    assert client.get(f"{STUDY}/figures/history").json()["figures"]
+    assert "keep the study's limits" in client.get(f"{STUDY}/figures/parallel").json()["note"]
+
+
+def test_a_limited_study_says_by_which_score_and_what_is_over_the_limit(client, writer, engine):
+    limited(writer)
+    over = writer.trial(0, score=1.5, infeasible="artifact_bytes 17,000,000 over 16,000,000")
+    writer.trial(1, score=1.6)
+    with Session(engine) as session:
+        score = {"step": 500, "seconds": 20.0, "val_loss": 3.0, "val_tokens": 65_536, "eval_seconds": 4.0}
+        session.add(ScoreRow(run_id=over, name="quantised", tokens=9, val_bpb=1.5, val_bpb_stderr=0.002, **score))
+        export = {"scheme": "int8", "codec": "zlib", "code_bytes": 0, "raw_bytes": 18_000_000, "val_bpb": 1.5}
+        session.add(ExportRow(run_id=over, artifact_bytes=17_000_000, gap=0.0123, export_seconds=3.0, **export))
+        session.commit()
+
+    study, trial = (text_of(client.get(path).text) for path in (STUDY, f"{STUDY}/trials/0"))
+    assert "Best quantised val_bpb 1.6000 bits per byte · trial 1" in study
+    assert "Limit: artifact bytes ≤ 16,000,000; 1 complete trial over it left out." in study
+    assert "Trial 0 ● complete ! over limit artifact_bytes 17,000,000 over 16,000,000: never the best." in trial
+    assert "Quantised val_bpb 1.5000 ± 0.0017" in trial
+    assert re.search(r"streamed \d\.\d{4} ± 0\.0034 .* final \d\.\d{4} ± 0\.0017", trial)
+    assert "quantised ranks 1.5000 ± 0.0020 65.5 K 4.0 s" in trial
+    assert "17.000 MB 17,000,000 bytes; limit 16,000,000. int8 with zlib, 18.000 MB before. Gap +0.0123" in trial
+    table = client.get(f"{STUDY}/table").json()
+    row = dict(zip(table["columns"], table["rows"][0], strict=True))
+    assert (row["score"], row["artifact_bytes"]) == (1.5, 17_000_000)
+    assert row["infeasible"].startswith("artifact_bytes")
+    parameter = client.get(f"{STUDY}/figures/parameters").json()["figures"]["optim.matrix_lr"]
+    assert parameter["layout"]["yaxis"]["title"]["text"] == "quantised val_bpb"
+    assert "quantised val_bpb" in client.get("/").text
 
 
 def text_of(page):

@@ -83,9 +83,48 @@ def outcome(bpb: float) -> dict[str, Any]:
     )
 
 
-def end(reason: str = "complete", detail: str = "") -> dict[str, Any]:
+def score(name: str, bpb: float) -> dict[str, Any]:
     return events.to_dict(
-        events.End(reason=reason, step=10, tokens=TOKENS, seconds=2.0, wall_seconds=3.0, detail=detail)
+        events.Score(
+            name=name,
+            step=10,
+            tokens=TOKENS,
+            seconds=2.0,
+            val_loss=bpb * 2,
+            val_bpb=bpb,
+            val_tokens=90,
+            eval_seconds=0.5,
+            val_bpb_stderr=0.002,
+        )
+    )
+
+
+def export(size: int, bpb: float = 2.5) -> dict[str, Any]:
+    return events.to_dict(
+        events.Export(
+            scheme="int8",
+            codec="zlib",
+            artifact_bytes=size,
+            code_bytes=0,
+            raw_bytes=2 * size,
+            val_bpb=bpb,
+            gap=0.01,
+            export_seconds=0.5,
+        )
+    )
+
+
+def end(reason: str = "complete", detail: str = "", memory: int = 0) -> dict[str, Any]:
+    return events.to_dict(
+        events.End(
+            reason=reason,
+            step=10,
+            tokens=TOKENS,
+            seconds=2.0,
+            wall_seconds=3.0,
+            detail=detail,
+            peak_memory_bytes=memory,
+        )
     )
 
 

@@ -33,7 +33,7 @@ def test_launch_runs_the_study_and_names_the_best_trial(launched):
     made, result = launched
     assert result.returncode == 0, result.stderr
     best = made.read(lambda results: results.study("toy").best)
-    assert f"best: trial {best.number} val_bpb {best.val_bpb:.4f}" in result.stdout
+    assert f"best: trial {best.number} final val_bpb {best.val_bpb:.4f}" in result.stdout
     assert f"optim.matrix_lr = {best.params['optim.matrix_lr']}" in result.stdout
     assert "dashboard: http://127.0.0.1:" in result.stdout
     assert "sweeper promote --study toy" in result.stdout

@@ -29,6 +29,7 @@ def summary():
     study = StudySummary(
         name="toy", description="", state="running", finished=False, profile="cpu", target=16,
         counts=Counts(complete=4, pruned=2, running=1, failed=1, waiting=9),
+        judge="final", constraints={}, infeasible=0,
         best=Best(number=3, val_bpb=1.23456, params={"optim.matrix_lr": 0.012345, "model.num_layers": 4}),
         gpu_seconds=125.0, eta_seconds=3725.0, running=(run,), promotions=(), axes=(), budget={}, rungs=(),
         created_at=0.0, tokens_per_second=300.0,
@@ -39,7 +40,7 @@ def summary():
 def test_the_live_view_shows_counts_best_and_what_runs(summary):
     text = rendered(display.study_view(summary, [], "http://here/studies/toy"))
     assert "6/16 told: 4 complete, 2 pruned · 1 running · 1 failed · GPU-seconds 125 · ETA 1h02m" in text
-    assert "best: trial 3 val_bpb 1.2346 matrix_lr=0.01235 num_layers=4" in text
+    assert "best: trial 3 final val_bpb 1.2346 matrix_lr=0.01235 num_layers=4" in text
     assert "http://here/studies/toy" in text
     (line,) = [line for line in text.splitlines() if "trial 7" in line]
     assert "running" in line and "41%" in line and "–" in line
@@ -48,6 +49,16 @@ def test_the_live_view_shows_counts_best_and_what_runs(summary):
 def test_a_study_without_a_finished_trial_has_no_best(summary):
     assert "no trial has finished" in display.best_line(summary | {"best": None})
     assert "toy" in rendered(display.studies_table([summary | {"best": None}]))
+
+
+def test_the_best_is_named_with_its_score_and_with_what_was_left_out(summary):
+    limited = summary | {"judge": "quantised_sliding", "constraints": {"artifact_bytes": 16_000_000}, "infeasible": 1}
+    line = display.best_line(limited)
+    assert line.startswith("best: trial 3 quantised sliding val_bpb 1.2346")
+    assert line.endswith("(1 complete trial over artifact_bytes ≤ 16,000,000 left out)")
+    assert display.best_line(limited | {"best": None, "infeasible": 4}) == (
+        "no trial is feasible: all 4 that finished their budget break artifact_bytes ≤ 16,000,000"
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from sweeper import storage
 from sweeper.errors import SweeperError
 from sweeper.export import export
-from sweeper.tables import OutcomeRow, PointRow, RunRow, StudyRow
+from sweeper.tables import ExportRow, OutcomeRow, PointRow, RunRow, StudyRow
 
 FORMS = ["csv", "json", "parquet"]
 
@@ -20,13 +20,14 @@ def engine(tmp_path):
     made = storage.open_engine(f"sqlite:///{tmp_path / 'sweeper.db'}")
     storage.migrate(made)
     with storage.write(made) as session:
-        session.add(StudyRow(id=1, name="toy", spec={}, fingerprint="", created_at=1.0))
+        session.add(StudyRow(id=1, name="toy", spec={"judge": "quantised"}, fingerprint="", created_at=1.0))
         session.flush()
         for number, state, choice in ((0, "complete", 3), (1, "pruned", "none")):
             params = {"optim.matrix_lr": 0.02 + number, "some.choice": choice}
             run = RunRow(
                 id=number + 1, study_id=1, kind="trial", number=number, params=params, config={}, state=state,
-                created_at=1.0, tokens=100, seconds=2.0,
+                created_at=1.0, tokens=100, seconds=2.0, score=1.5 if number == 0 else None,
+                infeasible="artifact_bytes 17 over 16" if number == 0 else "",
             )  # fmt: skip
             session.add(run)
             session.flush()
@@ -36,6 +37,8 @@ def engine(tmp_path):
         outcome = {"tokens": 100, "step": 2, "seconds": 2.0, "val_loss": 2.0, "val_bpb": 1.25, "val_tokens": 9}
         outcome |= {"val_bpb_stderr": 0.002}
         session.add(OutcomeRow(run_id=1, **outcome))
+        export = {"scheme": "int8", "codec": "zlib", "code_bytes": 0, "raw_bytes": 20, "val_bpb": 1.5, "gap": 0.25}
+        session.add(ExportRow(run_id=1, artifact_bytes=17, export_seconds=1.0, **export))
     yield made
     made.dispose()
 
@@ -60,6 +63,10 @@ def test_every_format_holds_the_same_trials_and_points(engine, tmp_path, form):
     assert [trial["state"] for trial in trials] == ["complete", "pruned"]
     assert [trial["final_val_bpb"] for trial in trials] == ["1.25", ""]
     assert [trial["final_val_bpb_stderr"] for trial in trials] == ["0.002", ""]
+    assert [trial["score"] for trial in trials] == ["1.5", ""]
+    assert {trial["judge"] for trial in trials} == {"quantised"}
+    assert [trial["infeasible"] for trial in trials] == ["artifact_bytes 17 over 16", ""]
+    assert [trial["artifact_bytes"] for trial in trials] == ["17", ""]
     assert [trial["params.optim.matrix_lr"] for trial in trials] == ["0.02", "1.02"]
     assert [trial["params.some.choice"] for trial in trials] == ["3", "none"]
     assert [(point["number"], point["seq"]) for point in curves] == [("0", "1"), ("0", "2"), ("1", "1"), ("1", "2")]

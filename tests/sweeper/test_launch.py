@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.launch import LOG_BURST_LINES, TrainerProcess
+from sweeper.launch import TrainerProcess
+from sweeper.pipes import LOG_BURST_LINES
+from tests.sweeper.waiting import until
 
 FAKE = f"{shlex.quote(sys.executable)} {shlex.quote(str(Path(__file__).parents[1] / 'fake_trainer.py'))}"
 CONFIG = {
     "optim": {"matrix_lr": 0.03},
     "data": {"batch_tokens": 1024},
     "budget": {"seconds": 1.0, "tokens": None, "steps": None},
-    "eval": {"fractions": [0.3, 0.6]},
+    "eval": {"fractions": [0.3, 0.6], "stride": 0},
+    "export": {"scheme": "off"},
     "checkpoint": {"path": ""},
 }
 
@@ -129,7 +132,7 @@ def test_a_grandchild_that_keeps_the_pipe_open_hides_no_death_and_is_killed(trai
     trainer.run(CONFIG, hang_seconds=60)
     last = listen(trainer)[-1]
     assert last["reason"] == "died" and last["context"]["exit"] == "5"
-    assert not alive(int(note.read_text()))
+    until(lambda: not alive(int(note.read_text())), "the grandchild to be gone", 5)
 
 
 def test_lines_that_are_no_events_become_bounded_logs(trainer, monkeypatch):

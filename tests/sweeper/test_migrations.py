@@ -112,20 +112,29 @@ def test_a_database_of_the_first_revision_keeps_its_trials(empty_url: str, tmp_p
 
     lines = io.StringIO()
     reading.status(Settings(home=tmp_path, storage=empty_url), "old", Console(file=lines, width=200))
-    assert "trial 0 val_bpb 2.5000" in lines.getvalue(), "a command that only reads can be the first to look"
+    assert "trial 0 final val_bpb 2.5000" in lines.getvalue(), "a command that only reads can be the first to look"
     engine = storage.open_engine(empty_url)
     results = Results(engine)
     (trial,) = results.trials("old")
     assert (trial.final_val_bpb, trial.final_val_bpb_stderr) == (2.5, None)
+    assert (trial.score, trial.infeasible, trial.artifact_bytes) == (2.5, "", None), "the outcome judged every study"
     detail = results.run("old", "trial", 0)
     assert (detail.points.val_bpb.tolist(), detail.streamed_val_bpb_stderr) == ([2.6], None)
+    assert [(score.name, score.val_bpb, score.judges) for score in detail.scores] == [
+        ("streamed", 2.6, False),
+        ("final", 2.5, True),
+    ]
+    assert detail.artifact is None
     assert (detail.compiled_graphs, detail.graph_breaks, detail.devices) == (None, None, 1)
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.downgrade(config, "0001")
         columns = {column["name"] for column in inspect(connection).get_columns("sweeper_points")}
+        columns |= {column["name"] for column in inspect(connection).get_columns("sweeper_runs")}
+        tables_left = set(inspect(connection).get_table_names())
     engine.dispose()
-    assert "val_bpb_stderr" not in columns
+    assert not columns & {"val_bpb_stderr", "score", "score_stderr", "infeasible"}
+    assert not tables_left & {"sweeper_scores", "sweeper_exports"}
 
 
 def test_a_database_of_a_newer_sweeper_is_refused_in_words(empty_url: str) -> None:

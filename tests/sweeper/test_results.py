@@ -11,8 +11,8 @@ from sqlalchemy import event
 
 from sweeper import summary
 from sweeper.curves import MOST_POINTS, merge_attempts, thin
-from sweeper.records import RunPoints
 from sweeper.results import Results, UnknownError
+from sweeper.run_records import RunPoints
 from sweeper.storage import migrate, open_engine, optuna_tables
 from sweeper.tables import Base
 from tests.dashboard.synthetic import SPACE, Writer

@@ -15,7 +15,8 @@ from optuna.trial import TrialState
 
 from sweeper import control, search, space
 from sweeper.errors import SweeperError
-from sweeper.search import HalvingPruner, Search
+from sweeper.pruners import HalvingPruner, make_pruner
+from sweeper.search import Search
 from sweeper.service import Service
 from sweeper.study import StudySpec
 from tests.sweeper import talk
@@ -125,7 +126,7 @@ def test_halving_spends_less_and_keeps_the_winner(service: Service) -> None:
     ],
 )
 def test_each_pruner_of_a_study_file_prunes_or_not(declared: dict[str, Any], expected: str) -> None:
-    pruner = search.make_pruner(spec(pruner=declared))
+    pruner = make_pruner(spec(pruner=declared))
     assert type(pruner).__name__ == expected
     study = reported(*range(12), states=dict.fromkeys(range(11), TrialState.COMPLETE))
     assert bool(pruner.prune(study, study.trials[11])) is (expected != "NopPruner")

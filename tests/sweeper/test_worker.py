@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.client import Client
+from sweeper.errors import SweeperError
 from sweeper.outbox import Outbox
 from sweeper.worker import Worker
 from tests.sweeper.scripted_service import ScriptedService
@@ -30,7 +31,8 @@ def grant(lease=1, *, hang_seconds=30.0, checkpoint="", kind="trial", data="smal
             "optim": {"matrix_lr": 0.03},
             "data": {"batch_tokens": 1024, "path": ""},
             "budget": {"seconds": 1.0, "tokens": None, "steps": None},
-            "eval": {"fractions": [0.3, 0.6]},
+            "eval": {"fractions": [0.3, 0.6], "stride": 0},
+            "export": {"scheme": "off"},
             "checkpoint": {"path": ""},
         },
         "data": {"name": data, "tokenizer": "sweeper1024"},
@@ -234,3 +236,30 @@ def test_a_checkpoint_goes_under_the_home_and_is_resumed(serve, start, shared_ho
     assert (shared_home / "runs" / "promotions" / "toy-0" / "fake.json").exists()
     assert service.events[2][0]["resumed_step"] == 20
     assert service.kinds(2)[-2:] == ["outcome", "end"]
+
+
+def test_a_command_that_was_not_allowed_is_handed_back_and_not_run(serve, tmp_path):
+    mark = tmp_path / "ran"
+    service = serve({**grant(), "command": {"argv": ["touch", str(mark)]}})
+    with Client(service.url) as client, pytest.raises(SweeperError, match="--allow-commands has not allowed"):
+        Worker(client, tmp_path, study="toy").work()
+    assert service.goodbyes == ["worker_lost"] and not service.events[1], "the run is repeated elsewhere"
+    assert not mark.exists()
+
+
+def test_a_worker_goes_from_a_command_to_the_trainer_and_back(serve, start):
+    say = "print('step:9/9 val_loss:2.0 val_bpb:1.1')"
+    command = {"argv": [sys.executable, "-c", say], "directory": str(Path(__file__).parent / "stand_ins")}
+    service = serve({**grant(1), "command": command}, grant(2), {**grant(3), "command": command})
+    _, thread = start(service, allow_commands=True)
+    finish(thread)
+    assert [service.last(lease)["reason"] for lease in (1, 2, 3)] == ["complete"] * 3
+    assert [len(service.kinds(lease)) > 20 for lease in (1, 2, 3)] == [False, True, False]
+
+
+@pytest.mark.parametrize("directory", ["/no/such/folder", "nul\x00"])
+def test_a_command_that_cannot_be_started_is_a_failure_of_the_run(serve, start, directory):
+    service = serve({**grant(), "command": {"argv": ["true"], "directory": directory}})
+    _, thread = start(service, allow_commands=True)
+    finish(thread)
+    assert service.kinds(1) == ["failure"] and "cannot start the trainer" in service.last(1)["message"]

@@ -85,7 +85,7 @@ async function plan(form) {
   const lines = [
     `Trial ${found.trial}, streamed on as promotion: ${found.tokens.toLocaleString("en")} tokens in ${found.steps.toLocaleString("en")} steps`,
     `about ${hours >= 1 ? `${hours.toFixed(1)} hours` : `${Math.ceil(found.seconds / 60)} minutes`} at ${Math.round(found.tokens_per_second).toLocaleString("en")} tokens/s`,
-    `the trial: ${found.trial_tokens.toLocaleString("en")} tokens, final val_bpb ${found.trial_val_bpb.toFixed(4)}`,
+    `the trial: ${found.trial_tokens.toLocaleString("en")} tokens, ${found.judge.replaceAll("_", " ")} val_bpb ${found.trial_val_bpb.toFixed(4)}`,
     ...found.notes,
   ];
   const list = document.createElement("ul");

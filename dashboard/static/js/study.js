@@ -22,6 +22,7 @@ const table = new TrialTable({
   search: document.getElementById("search"),
   trialPath,
   names: JSON.parse(page.names),
+  judge: page.judge,
 });
 
 for (const button of document.querySelectorAll("[data-metric]")) {

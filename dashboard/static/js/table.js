@@ -8,10 +8,11 @@ const duration = (s) => (s < 60 ? `${s.toFixed(1)} s` : s < 3600 ? `${Math.floor
 const count = (n) => (n >= 1e9 ? `${(n / 1e9).toPrecision(3)} B` : n >= 1e6 ? `${(n / 1e6).toPrecision(3)} M` : n >= 1e3 ? `${(n / 1e3).toPrecision(3)} K` : n.toFixed(0));
 const searched = (v) => (typeof v === "number" ? (Number.isInteger(v) ? v.toLocaleString("en") : String(Number(v.toPrecision(4)))) : String(v));
 
-const FIXED = [
+const first = (judge) => [
   { key: "number", title: "trial" },
   { key: "state", title: "state", text: true },
-  { key: "final_val_bpb", title: "final val_bpb", show: (v) => v.toFixed(4) },
+  { key: "score", title: judge, show: (v) => v.toFixed(4) },
+  { key: "artifact_bytes", title: "artifact", show: (v) => `${(v / 1e6).toFixed(2)} MB` },
   { key: "streamed_val_bpb", title: "last streamed", show: (v) => v.toFixed(4) },
   { key: "progress", title: "progress", show: (v) => `${Math.round(100 * v)}%` },
 ];
@@ -23,8 +24,8 @@ const LAST = [
 ];
 
 export class TrialTable {
-  constructor({ table, pager, states, search, trialPath, names }) {
-    Object.assign(this, { table, pager, states, search, trialPath, names });
+  constructor({ table, pager, states, search, trialPath, names, judge }) {
+    Object.assign(this, { table, pager, states, search, trialPath, names, fixed: first(judge) });
     this.rows = new Map();
     this.index = {};
     this.columns = [];
@@ -37,17 +38,31 @@ export class TrialTable {
 
   load({ columns, rows }) {
     this.index = Object.fromEntries(columns.map((name, i) => [name, i]));
-    const fixed = new Set([...FIXED, ...LAST].map((c) => c.key).concat(["attempt", "started_at", "ended_at", "device_name", "stop_requested"]));
-    const paths = columns.filter((name) => !fixed.has(name));
-    const values = paths.map((path) => ({ key: path, title: this.names[path] ?? path, hint: path, show: searched }));
-    this.columns = [...FIXED, ...values, ...LAST];
+    const known = new Set([...this.fixed, ...LAST].map((c) => c.key).concat(["infeasible", "attempt", "started_at", "ended_at", "device_name", "stop_requested"]));
+    const paths = columns.filter((name) => !known.has(name));
+    this.values = paths.map((path) => ({ key: path, title: this.names[path] ?? path, hint: path, show: searched }));
     this.rows = new Map(rows.map((row) => [row[0], row]));
-    this.#head();
+    this.exported = false;
+    this.#arrange();
+    this.#watchExports(rows);
     this.#draw();
+  }
+
+  #arrange() {
+    this.columns = [...this.fixed.filter((c) => c.key !== "artifact_bytes" || this.exported), ...this.values, ...LAST];
+    this.#head();
+  }
+
+  // The column of sizes comes with the first of them.
+  #watchExports(rows) {
+    if (this.exported || rows.every((row) => row[this.index.artifact_bytes] === null)) return;
+    this.exported = true;
+    this.#arrange();
   }
 
   patch(rows) {
     for (const row of rows) this.rows.set(row[0], row);
+    this.#watchExports(rows);
     if (this.queued || !rows.length) return;
     this.queued = true;
     requestAnimationFrame(() => {
@@ -106,7 +121,8 @@ export class TrialTable {
     if (!this.body) return;
     const rows = this.#chosen();
     this.page = Math.min(this.page, Math.max(0, Math.ceil(rows.length / PAGE) - 1));
-    const best = Math.min(...[...this.rows.values()].map((row) => row[this.index.final_val_bpb] ?? Infinity));
+    const feasible = [...this.rows.values()].filter((row) => row[this.index.score] !== null && !row[this.index.infeasible]);
+    const best = feasible.length ? feasible.reduce((a, b) => (b[this.index.score] < a[this.index.score] ? b : a))[0] : null;
     this.body.replaceChildren(...rows.slice(this.page * PAGE, (this.page + 1) * PAGE).map((row) => this.#row(row, best)));
     for (const cell of this.table.tHead.rows[0].cells) {
       const mine = cell.dataset.key === this.sort.key;
@@ -119,7 +135,7 @@ export class TrialTable {
 
   #row(row, best) {
     const line = document.createElement("tr");
-    if (row[this.index.final_val_bpb] === best) line.className = "best";
+    if (row[0] === best) line.className = "best";
     for (const column of this.columns) {
       const cell = line.insertCell();
       const value = row[this.index[column.key]];
@@ -134,6 +150,11 @@ export class TrialTable {
         badge.className = `badge ${value}`;
         badge.textContent = `${MARKS[value] ?? "•"} ${value}`;
         cell.append(badge);
+        const over = row[this.index.infeasible];
+        if (over) {
+          const mark = Object.assign(document.createElement("span"), { className: "badge failed", textContent: "over limit", title: over });
+          cell.append(" ", mark);
+        }
       } else {
         cell.textContent = value === null || value === "" ? "–" : (column.show ?? String)(value);
         if (column.key === "reason") cell.classList.add("reason");

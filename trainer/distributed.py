@@ -122,6 +122,13 @@ class Ranks(Group):
             while (told := self._tell(None)) is not None:
                 yield told[0]
 
+    def leave(self) -> None:
+        """End the group, together: who leaves early breaks the connections of those still at work."""
+        self.largest(0.0)
+        dist.destroy_process_group()
+        # Its threads end with the last reference, and must do so before the interpreter does.
+        del self._requests
+
     def _tell(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""
         told = [value]
@@ -139,11 +146,12 @@ def joined() -> Iterator[Group]:
         yield ALONE
         return
     try:
-        yield Ranks()
+        ranks = Ranks()
+        yield ranks
+        ranks.leave()
     except BaseException:  # noqa: BLE001 - the others may wait in an exchange, and an orderly exit would wait for them
         traceback.print_exc()
         os._exit(1)
-    dist.destroy_process_group()
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:

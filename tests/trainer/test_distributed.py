@@ -156,6 +156,7 @@ def run(job, group):
     def should_stop():  # of rank 1 alone
         return group.rank == 1 and any(isinstance(e, events.Step) and e.step == job.get("stop_after") for e in said)
     train(TrainConfig.from_dict(job["config"]), said.append, should_stop, group)
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     return [events.to_dict(event) for event in said]
 
 folder = Path(sys.argv[1])
@@ -206,6 +207,10 @@ def test_ranks_agree_on_updates_clock_stop_checkpoints_and_memory(values, tmp_pa
 
     assert max(moved) < 1e-6
     for ours, theirs in zip(*said, strict=True):
+        # Which steps are said goes by each rank's own clock, and only those of rank 0 are heard.
+        ours, theirs = (
+            [event for event in events_ if not isinstance(event, events.Step)] for events_ in (ours, theirs)
+        )
         assert [event.kind for event in ours] == [event.kind for event in theirs]
         assert (ours[-1].step, ours[-1].reason) == (theirs[-1].step, theirs[-1].reason)
     on_time, stopped, resumed, halved = said[0]

@@ -21,6 +21,7 @@ from sweeper import leash
 
 LOG_LINES_PER_SECOND = 10.0
 LOG_BURST_LINES = 100
+LAST_WORDS_SECONDS = 0.5
 STDERR_TAIL_LINES = 20
 LONGEST_LOG_LINE = 2_000
 LONGEST_LINE_BYTES = 1 << 20
@@ -158,6 +159,8 @@ class Pipes:
     def _read_stdout(self) -> None:
         for line, whole in self._lines(self.process.stdout):
             self._take(line, whole)
+        if not self._both:
+            self._readers[1].join(timeout=LAST_WORDS_SECONDS)  # what it said on stderr goes before the news of its end
         self._close()
 
     def _read_stderr(self) -> None:

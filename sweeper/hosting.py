@@ -20,6 +20,7 @@ from sweeper.settings import Settings
 DEFAULT_PORT = 8765
 START_SECONDS = 60.0
 """How long a service may take to answer: migrations, and optuna's import on a slow disk."""
+START_TRIES = 3
 FOREIGN_AWAY_SECONDS = 10.0
 """How long a service that another launch started may be away before we start one in its place."""
 
@@ -71,9 +72,18 @@ def running_url(settings: Settings) -> str | None:
         return None
     with Client(str(found["url"]), timeout_seconds=5.0) as client, contextlib.suppress(ServiceAway, Refused):
         # Another home's service may have taken the port since.
-        if Path(str(client.health().get("home"))) == settings.home:
+        if is_of(client, settings):
             return client.url
     return None
+
+
+def is_of(client: Client, settings: Settings) -> bool:
+    """Whether the service that answers is that of this home.
+
+    Raises:
+        ServiceAway: none answers.
+    """
+    return Path(str(client.health().get("home"))) == settings.home
 
 
 class Service:
@@ -95,9 +105,24 @@ class Service:
             found = httpx.URL(running)
             self._address, self.url = (found.host, found.port or 80), running
         else:
+            self._start_on_a_free_port(host, port)
+
+    def _start_on_a_free_port(self, host: str, port: int | None) -> None:
+        for tries_left in reversed(range(START_TRIES)):
             self._address = (host, free_port(host, port))
             self.url = local_url(*self._address)
-            self._start()
+            try:
+                self._start()
+                break
+            except SweeperError:
+                # Of two launches that look at once both find the port free, and one comes second.
+                if port is not None or not tries_left or not self._another_answers():
+                    raise
+
+    def _another_answers(self) -> bool:
+        with Client(self.url, timeout_seconds=5.0) as client, contextlib.suppress(ServiceAway, Refused):
+            return not is_of(client, self._settings)
+        return False
 
     def check(self) -> list[str]:
         """Start the service anew when it died; returns a line about it.
@@ -155,16 +180,17 @@ class Service:
             while True:
                 if child.status is not None:
                     raise SweeperError(f"the service ended as it started; {child.epitaph()}")
+                problem = f"another service answers at {self.url}"
                 try:
-                    client.health()
+                    if is_of(client, self._settings):
+                        return
                 except ServiceAway as error:
-                    if time.monotonic() > deadline:
-                        raise SweeperError(
-                            f"the service did not answer within {START_SECONDS:.0f} s ({error}); see {child.log}"
-                        ) from error
-                    time.sleep(0.1)
-                else:
-                    return
+                    problem = str(error)
+                if time.monotonic() > deadline:
+                    raise SweeperError(
+                        f"the service did not answer within {START_SECONDS:.0f} s ({problem}); see {child.log}"
+                    )
+                time.sleep(0.1)
 
 
 def local_url(host: str, port: int) -> str:

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from concurrent import futures
 
 import psutil
 import pytest
@@ -100,6 +101,20 @@ def test_the_service_of_another_home_is_not_ours(installation, tmp_path):
     hosting.record(other.settings, installation.client.url)
     assert hosting.running_url(other.settings) is None
     other.close()
+
+
+def test_launches_at_once_get_a_service_each(tmp_path):
+    homes = [Installation(tmp_path / name) for name in ("one", "two", "three")]
+    with futures.ThreadPoolExecutor() as pool:
+        services = list(pool.map(hosting.Service, [made.settings for made in homes]))
+    try:
+        assert len({service.url for service in services}) == 3
+        for made, service in zip(homes, services, strict=True):
+            assert hosting.running_url(made.settings) == service.url
+    finally:
+        for made, service in zip(homes, services, strict=True):
+            service.stop()
+            made.close()
 
 
 def test_a_taken_port_is_refused_when_asked_for_and_avoided_when_not():

@@ -165,26 +165,16 @@ def _best_so_far(kept: Sequence[TrialRow], theme: Theme) -> Figure:
 
 
 def _scores(kept: Sequence[TrialRow], theme: Theme) -> Figure:
-    return {
-        "type": "scatter",
-        "mode": "markers",
+    return _markers(kept, [t.score for t in kept]) | {
         "name": "complete",
-        "x": [t.number for t in kept],
-        "y": rounded(np.array([t.score for t in kept], dtype=float), 5),
-        "customdata": [t.number for t in kept],
         "marker": {"color": theme.complete, "size": 8, "opacity": 0.85},
         "hovertemplate": "trial %{x}: %{y:.4f}<extra></extra>",
     }
 
 
 def _over_limit(over: Sequence[TrialRow], theme: Theme) -> Figure:
-    return {
-        "type": "scatter",
-        "mode": "markers",
+    return _markers(over, [t.score for t in over]) | {
         "name": "over a limit",
-        "x": [t.number for t in over],
-        "y": rounded(np.array([t.score for t in over], dtype=float), 5),
-        "customdata": [t.number for t in over],
         "text": [t.infeasible for t in over],
         "marker": {"color": theme.failed, "size": 8, "symbol": "circle-x-open"},
         "hovertemplate": "trial %{x}: %{y:.4f}<br>%{text}<extra></extra>",
@@ -192,18 +182,20 @@ def _over_limit(over: Sequence[TrialRow], theme: Theme) -> Figure:
 
 
 def _stopped_values(stopped: Sequence[TrialRow], theme: Theme) -> Figure:
-    return {
-        "type": "scatter",
-        "mode": "markers",
+    return _markers(stopped, [t.streamed_val_bpb for t in stopped]) | {
         "name": "stopped (streamed)",
-        "x": [t.number for t in stopped],
-        "y": rounded(np.array([t.streamed_val_bpb for t in stopped], dtype=float), 5),
         "yaxis": "y2",
-        "customdata": [t.number for t in stopped],
         "text": [f"{t.state} at {t.progress:.0%}" for t in stopped],
         "marker": {"color": theme.pruned, "size": 7, "symbol": [STOPPED_SYMBOLS[t.state] for t in stopped]},
         "hovertemplate": "trial %{x}: %{text}<br>streamed %{y:.4f}<extra></extra>",
     }
+
+
+def _markers(trials: Sequence[TrialRow], values: list[float | None]) -> Figure:
+    """A point for each trial over its number; a click on it opens the trial."""
+    numbers = [t.number for t in trials]
+    place = {"x": numbers, "y": rounded(np.array(values, dtype=float), 5), "customdata": numbers}
+    return {"type": "scatter", "mode": "markers", **place}
 
 
 def robust_range(values: NDArray[Any]) -> tuple[float, float]:

@@ -80,7 +80,7 @@ def _best_trial(best: Curves, theme: Theme) -> Figure:
 
 
 def throughput(detail: RunDetail, theme: Theme) -> Figure:
-    """Tokens per second and the scheduled rate over training seconds."""
+    """Tokens per second and, where the trainer says it, the scheduled rate over training seconds."""
     points = detail.points
     finite = np.isfinite(points.tokens_per_second)
     seconds = rounded(points.seconds[finite], 2)
@@ -99,7 +99,7 @@ def throughput(detail: RunDetail, theme: Theme) -> Figure:
     right = axis(theme, "rate", overlaying="y", side="right", range=[0, 1.05], showgrid=False, tickvals=[0, 0.5, 1])
     return figure(
         theme,
-        [{**common, **speed}, {**common, **rate}],
+        [{**common, **speed}, *([{**common, **rate}] if np.isfinite(points.lr_factor[finite]).any() else [])],
         xaxis=axis(theme, "training seconds", rangemode="tozero"),
         yaxis=axis(theme, "tokens per second", rangemode="tozero", tickformat="~s"),
         yaxis2=right,

@@ -61,6 +61,7 @@ def _short(config: Mapping[str, Any], seconds: float, path: Path, device: str) -
         "budget": {"seconds": seconds, "tokens": None, "steps": None},
         "eval": {"fractions": [], "val_tokens": val_tokens, "final_val_tokens": val_tokens},
         "data": {**config["data"], "path": str(path)},
+        "export": {},  # packing an artifact is no part of the speed
         "optim": {**config["optim"], **dict.fromkeys(RATES, LOW_RATE)},
         "runtime": runtime,
     }

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Never
 import typer
 from rich.console import Console
 
-from sweeper import display
+from sweeper import cli_data, display
 from sweeper.client import Client
 from sweeper.errors import SweeperError
 from sweeper.options import Device, DeviceOption, ExportFormat, Host, Kind, Port, Profile, Server, Study, StudyFile
@@ -26,8 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Prepare or fetch token shards.", no_args_is_help=True)
-app.add_typer(data_app, name="data")
+app.add_typer(cli_data.app, name="data")
 console = Console()
 errors = Console(stderr=True)
 
@@ -217,33 +216,6 @@ def schema() -> None:
 def version() -> None:
     """Print the version."""
     typer.echo(importlib.metadata.version("sweeper"))
-
-
-@data_app.command()
-def prepare(
-    paths: Annotated[list[Path], typer.Argument(help="Files or folders: .txt, .jsonl, .jsonl.zst, .parquet.")],
-    out: Annotated[Path, typer.Option(help="Folder to create; a study's [data] names it.")],
-    tokenizer: Annotated[str, typer.Option(help="sweeper1024, gpt2, or a SentencePiece .model file.")] = "sweeper1024",
-    val: Annotated[list[Path] | None, typer.Option(help="Validation text; left out: drawn from the rest.")] = None,
-    val_fraction: Annotated[float, typer.Option(help="Share of documents drawn for validation.")] = 0.01,
-    column: Annotated[str, typer.Option(help="Field of JSON lines and Parquet that holds the text.")] = "text",
-) -> None:
-    """Turn text into token shards: streams, so memory stays flat."""
-    from sweeper.commands import preparing
-
-    preparing.prepare(paths, tokenizer, out, val or [], val_fraction, column, console)
-
-
-@data_app.command()
-def fetch(
-    name: Annotated[str, typer.Argument(help="fineweb-sp1024: parameter-golf's shards and tokenizer.")],
-    shards: Annotated[int, typer.Option(help="Training shards, of 100 million tokens (200 MB) each.", min=1)] = 10,
-    out: Annotated[Path | None, typer.Option(help="Folder to fill; left out: in SWEEPER_HOME.")] = None,
-) -> None:
-    """Download published token shards and their tokenizer; needs the extra golf. Goes on where it stopped."""
-    from sweeper.commands import preparing
-
-    preparing.fetch(name, shards, out or Settings.from_environment().home / "data" / name, console)
 
 
 def _parse_assignment(text: str) -> tuple[str, float | int | str | bool]:

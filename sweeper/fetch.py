@@ -108,15 +108,8 @@ def fetch(name: str, shards: int, out: Path, report: Callable[[Progress], None] 
     missing = [path for path in wanted if not (out / Path(path).name).exists()]
     _check_room(out, listed.shard_bytes * sum(path.endswith(".bin") for path in missing))
     for number, path in enumerate(wanted, start=1):
-        place = out / Path(path).name
-        told = Progress(place.name, number, len(wanted), 0, 0, path in missing)
-        if told.fetched:
-            arrived = _download(source, path, waiting, partial(_tell, report, told))
-            _check(arrived)
-            arrived.replace(place)
-        else:
-            _check(place)
-        _tell(report, told, place.stat().st_size, place.stat().st_size)
+        told = Progress(Path(path).name, number, len(wanted), 0, 0, path in missing)
+        _bring(source, path, out, waiting, told, report)
     found = Fetched(
         folder=out,
         model=out / Path(listed.model).name,
@@ -133,6 +126,20 @@ def fetch(name: str, shards: int, out: Path, report: Callable[[Progress], None] 
     manifest.replace(out / PUBLISHED)
     shutil.rmtree(waiting, ignore_errors=True)
     return found
+
+
+def _bring(
+    source: Source, path: str, out: Path, waiting: Path, told: Progress, report: Callable[[Progress], None]
+) -> None:
+    """One file into its place, or a look at the one that is there."""
+    place = out / told.file
+    if told.fetched:
+        arrived = _download(source, path, waiting, partial(_tell, report, told))
+        _check(arrived)
+        arrived.replace(place)
+    else:
+        _check(place)
+    _tell(report, told, place.stat().st_size, place.stat().st_size)
 
 
 class _Listed:

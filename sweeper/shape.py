@@ -9,8 +9,22 @@ from typing import Any
 
 from sweeper.space import Value
 from sweeper.study import StudySpec
-from trainer.config import TrainConfig
+from trainer.config import ModelConfig, TrainConfig
 
+OPTIONS = (
+    "mlp_activation",
+    "rope_dims",
+    "bigram_buckets",
+    "bigram_dim",
+    "smear_gate",
+    "xsa_last_layers",
+    "layer_norm_scale",
+    "loop_first",
+    "loop_blocks",
+    "loop_times",
+    "parallel_last_layers",
+)
+"""Of ModelConfig, off by default: one field of a Shape holds those that are on."""
 MODEL = ("num_layers", "model_dim", "num_heads", "num_kv_heads", "mlp_mult", "vocab_size", "tie_embeddings")
 DATA = ("seq_len", "batch_tokens")
 
@@ -28,6 +42,8 @@ class Shape:
     tie_embeddings: bool
     seq_len: int
     batch_tokens: int
+    options: str = ""
+    """Such as `rope_dims 32, smear_gate True`."""
 
     def words(self, others: list[Shape]) -> str:
         """What tells it from `others`, such as `4 layers, batch 8,192`."""
@@ -36,6 +52,7 @@ class Shape:
             "num_layers": depth,
             "model_dim": f"width {self.model_dim}",
             "batch_tokens": f"batch {self.batch_tokens:,}",
+            "options": self.options or "no options",
         }
         told = [field.name for field in fields(self) if len({getattr(shape, field.name) for shape in others}) > 1]
         return ", ".join(
@@ -49,9 +66,12 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
     Raises:
         ConfigError: the values are no TrainConfig.
     """
-    built = TrainConfig.from_dict(dict(config))
+    built, plain = TrainConfig.from_dict(dict(config)), ModelConfig()
+    on = [name for name in OPTIONS if getattr(built.model, name) != getattr(plain, name)]
     return Shape(
-        **{name: getattr(built.model, name) for name in MODEL}, **{name: getattr(built.data, name) for name in DATA}
+        **{name: getattr(built.model, name) for name in MODEL},
+        **{name: getattr(built.data, name) for name in DATA},
+        options=", ".join(f"{name} {getattr(built.model, name)}" for name in on),
     )
 
 
@@ -60,7 +80,7 @@ def configs(spec: StudySpec) -> dict[Shape, dict[str, Any]]:
     that are no part of a shape the low end.  None of a study with a command: its script decides."""
     if spec.trainer is not None:
         return {}
-    shaped = {*(f"model.{name}" for name in MODEL), *(f"data.{name}" for name in DATA)}
+    shaped = {*(f"model.{name}" for name in (*MODEL, *OPTIONS)), *(f"data.{name}" for name in DATA)}
     choices: list[list[tuple[str, Value]]] = []
     for path, axis in spec.space.items():
         samples = axis.samples()

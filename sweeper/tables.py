@@ -231,6 +231,8 @@ class ThroughputRow(Base):
     tie_embeddings: Mapped[bool]
     seq_len: Mapped[int]
     batch_tokens: Mapped[int] = mapped_column(BigInteger)
+    options: Mapped[str] = mapped_column(String(400))
+    """Those of the model that cost time and are on, in words; empty for none."""
     tokens_per_second: Mapped[float]
     """Of training seconds."""
     seconds: Mapped[float]
@@ -245,7 +247,7 @@ class ThroughputRow(Base):
     __table_args__ = (
         UniqueConstraint(
             "device_name", "devices", "num_layers", "model_dim", "num_heads", "num_kv_heads", "mlp_mult",
-            "vocab_size", "tie_embeddings", "seq_len", "batch_tokens", name="uq_sweeper_throughput_shape",
+            "vocab_size", "tie_embeddings", "seq_len", "batch_tokens", "options", name="uq_sweeper_throughput_shape",
         ),
     )  # fmt: skip
 

@@ -167,7 +167,7 @@ class Transcript:
                 seconds=self._seconds,
                 progress=self._progress,
                 train_loss=line.loss,
-                lr_factor=1.0,  # logs do not say
+                lr_factor=None,
                 tokens_per_second=(self._tokens - tokens_before) / passed if passed > 0 else 0.0,
             )
         ]

@@ -54,8 +54,8 @@ class Step:
     """Share of the budget used, in [0, 1]."""
     train_loss: float
     """Mean of the step's loss, nats per token."""
-    lr_factor: float
-    """Scheduled share of the peak rate."""
+    lr_factor: float | None
+    """Scheduled share of the peak rate; None of a trainer whose log does not say."""
     tokens_per_second: float
     """Of all devices together, since the last Step event."""
 

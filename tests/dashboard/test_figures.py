@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from dashboard import figures, figures_runs, figures_space
 from dashboard.theme import DARK, LIGHT, Figure
 from sweeper.records import Axis, Curves, Importances, Promotion, TrialRow
-from sweeper.run_records import RunPoints
+from sweeper.run_records import RunDetail, RunPoints
 
 LR = Axis(path="optim.matrix_lr", scale="log", low=0.001, high=0.1)
 DEPTH = Axis(path="model.num_layers", scale="linear", low=2, high=6, integer=True)
@@ -234,3 +235,20 @@ def test_promotions_are_drawn_over_tokens_beside_the_trials_score():
 @pytest.mark.parametrize(("tokens", "text"), [(950, "950"), (4_096, "4.1 K"), (3.2e6, "3.2 M"), (3e9, "3 B")])
 def test_token_counts_have_units(tokens, text):
     assert figures_runs.tokens_text(tokens) == text
+
+
+def test_a_rate_that_the_trainer_does_not_say_is_not_drawn():
+    said = dataclasses.replace(points([1, 2], [3.0, 2.5]), tokens_per_second=np.ones(2), lr_factor=np.array([1.0, 0.5]))
+    assert len(figures_runs.throughput(detail(said), LIGHT)["data"]) == 2
+    unsaid = dataclasses.replace(said, lr_factor=np.full(2, np.nan))
+    (speed,) = figures_runs.throughput(detail(unsaid), LIGHT)["data"]
+    assert speed["name"] == "tokens per second"
+
+
+def detail(points: RunPoints) -> RunDetail:
+    return RunDetail(
+        study="s", kind="trial", number=3, row=trial(3), config={}, points=points,
+        streamed_val_bpb_stderr=None, scores=(),
+        artifact=None, messages=(), attempts=(), versions={}, git_commit="", parameters=None, peak_memory_bytes=0,
+        resumed_step=0, step=2, compiled_graphs=None, graph_breaks=None, devices=1,
+    )  # fmt: skip

@@ -217,3 +217,12 @@ def test_the_true_trainer_is_measured_under_the_name_that_forecasts_look_for(ins
     found = stored(installation.settings, devices.describe("cpu"))
     assert {shape.num_layers for shape in found} == {1, 2}
     assert all(row.tokens_per_second > 100 and 0.2 <= row.seconds < 5 for row in found.values())
+
+
+def test_options_that_cost_time_tell_shapes_apart_and_initial_values_do_not():
+    plain = shape_of({"model": {"num_layers": 2}})
+    assert plain.options == ""
+    assert shape_of({"model": {"num_layers": 2, "embed_init": "overtone", "qk_gain_init": 1.0}}) == plain
+    smeared = shape_of({"model": {"num_layers": 2, "smear_gate": True, "rope_dims": 32}})
+    assert smeared.options == "rope_dims 32, smear_gate True" and smeared != plain
+    assert smeared.words([plain, smeared]) == "rope_dims 32, smear_gate True"

@@ -59,6 +59,7 @@ def test_a_whole_run_is_told_in_order() -> None:
     assert kinds(said) == ["start", "eval", "step", "eval", "eval", "eval", "outcome", "score", "export", "end"]
     start, step = said[0], said[2]
     assert isinstance(start, events.Start) and isinstance(step, events.Step)
+    assert step.lr_factor is None  # the log does not say it
     assert (start.device, start.device_name, start.parameters) == ("cuda", "NVIDIA H200", 17059912)
     assert (start.micro_batch_tokens, start.accumulation, start.setup_seconds) == (65536, 8, 700.0)
     assert (step.step, step.tokens, step.seconds, step.progress) == (100, 100 * 524288, 60.0, 0.1)

@@ -28,6 +28,7 @@ def upgrade() -> None:
         sa.Column("tie_embeddings", sa.Boolean(), nullable=False),
         sa.Column("seq_len", sa.Integer(), nullable=False),
         sa.Column("batch_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("options", sa.String(length=400), nullable=False),
         sa.Column("tokens_per_second", sa.Float(precision=53), nullable=False),
         sa.Column("seconds", sa.Float(precision=53), nullable=False),
         sa.Column("setup_seconds", sa.Float(precision=53), nullable=True),
@@ -37,7 +38,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint(
             "device_name", "devices", "num_layers", "model_dim", "num_heads", "num_kv_heads", "mlp_mult",
-            "vocab_size", "tie_embeddings", "seq_len", "batch_tokens", name="uq_sweeper_throughput_shape",
+            "vocab_size", "tie_embeddings", "seq_len", "batch_tokens", "options", name="uq_sweeper_throughput_shape",
         ),
     )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Does the fast path train the same model?  200 steps, against eager float32 and eager bfloat16 of other kernels.
 
-    python -m benchmarks.numerics --data FOLDER [--steps 200] [--seeds 4]
+    python -m benchmarks.numerics --data FOLDER [--steps 200] [--seeds 4] [--first-seed 0]
 
 From one seed each: the fast path (compiled bfloat16 blocks, our kernels, the fastest attention), eager float32, and
 two eager bfloat16 runs whose every kernel differs: flash attention and the batch in one pass, plain attention and the
@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="a prepared folder")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--first-seed", type=int, default=0)
     arguments = parser.parse_args()
     kinds = ("fast", "float32", *PLAIN)
     print(
@@ -71,7 +72,7 @@ def main() -> None:
         + "  ".join(f"{k:>9}" for k in kinds)
     )
     gaps: dict[str, list[float]] = {f"{a} - {b}": [] for a, b in itertools.combinations(kinds, 2)}
-    for seed in range(arguments.seeds):
+    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         ends = {kind: statistics.mean(losses(kind, seed, arguments.steps, arguments.data)[-LAST:]) for kind in kinds}
         print(f"{seed:4}  " + "  ".join(f"{ends[kind]:9.5f}" for kind in kinds), flush=True)
         for a, b in itertools.combinations(kinds, 2):

@@ -232,7 +232,9 @@ def test_two_gpus_train_as_one(values, tmp_path):
     _, ((two,), (same,)) = on_every_rank(tmp_path, [{"config": values}])
     one = alone(values)
     assert two[0].devices == 2 and two[-1].tokens == one[-1].tokens
-    assert [step.train_loss for step in only(two, events.Step)] == [step.train_loss for step in only(same, events.Step)]
+    # Which steps are said goes by each rank's own clock.
+    ours, theirs = ({step.step: step.train_loss for step in only(said, events.Step)} for said in (two, same))
+    assert (shared := ours.keys() & theirs.keys()) and all(ours[step] == theirs[step] for step in shared)
     assert outcome(two).val_bpb == outcome(same).val_bpb == pytest.approx(outcome(one).val_bpb, rel=1e-2)
 
 

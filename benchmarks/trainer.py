@@ -1,11 +1,11 @@
 """Training speed on this machine: tokens/s, TFLOP/s, and the share of the matrix rate of the same process.
 
-    python -m benchmarks.trainer [--seconds 10]
+    python -m benchmarks.trainer [--seconds 10] [--only helix]
     torchrun --standalone --nproc-per-node 2 -m benchmarks.trainer    # the same run on two devices
 
 Tokens are random: speed does not depend on them. FLOPs a token are 6 for each weight of a matrix product (tied head
-included, embedding look-up free) and 6 · layers · length · width for causal attention. Prints a table
-and one JSON line.
+included, embedding look-up free) and 6 · layers · length · width for causal attention; of a helix what its Start says.
+Prints a table and one JSON line.
 """
 
 from __future__ import annotations
@@ -39,6 +39,12 @@ SHAPES: dict[str, dict[str, dict[str, Any]]] = {
             "model": {"num_layers": 4, "model_dim": 256, "num_heads": 4, "num_kv_heads": 2},
             "data": {"seq_len": 256, "batch_tokens": 8192},
         },
+        "helix 2x128, 4 loops T256 8k": {
+            "model": {"family": "helix"},
+            "helix": {"d_model": 128, "num_heads": 4, "linear_feature_dim": 32},
+            "data": {"seq_len": 256, "batch_tokens": 8192},
+            "optim": {"matrix_optimizer": "adamw"},
+        },
     },
     "cuda": {
         "9x512 T1024 524k": {"model": {}, "data": {}},
@@ -56,6 +62,11 @@ SHAPES: dict[str, dict[str, dict[str, Any]]] = {
                 "mlp_mult": 4,
             },
             "data": {},
+        },
+        "helix 2x1024, 4 loops T1024 65k": {
+            "model": {"family": "helix", "vocab_size": 50_257},
+            "data": {"batch_tokens": 65_536},
+            "optim": {"matrix_optimizer": "adamw", "matrix_lr": 1e-3, "embed_lr": 1e-3, "scalar_lr": 1e-3},
         },
     },
 }
@@ -121,7 +132,9 @@ def measure(
     rate = statistics.median(rates[1:] or rates)
     return {
         "tokens_per_second": rate,
-        "tflops": rate * flops_per_token(config.model, config.data.seq_len) / 1e12,
+        "tflops": rate
+        * (start.model.get("flops_per_token") or flops_per_token(config.model, config.data.seq_len))
+        / 1e12,
         "setup_seconds": start.setup_seconds,
         "peak_gib": end.peak_memory_bytes / 2**30,
     }
@@ -130,25 +143,28 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0, help="training seconds a shape")
-    seconds = parser.parse_args().seconds
+    parser.add_argument("--only", default="", help="shapes whose name holds this")
+    wanted = parser.parse_args()
     with distributed.joined() as group, contextlib.redirect_stdout(sys.stdout if group.rank == 0 else io.StringIO()):
-        benchmark(seconds, group)
+        benchmark(wanted.seconds, group, wanted.only)
 
 
-def benchmark(seconds: float, group: Group) -> None:
-    """Measure every shape of this kind of device and print what was found."""
+def benchmark(seconds: float, group: Group, only: str = "") -> None:
+    """Measure every shape of this kind of device whose name holds `only`, and print what was found."""
     where = device.choose("auto")
     peak = matmul_rate(where)
     print(f"{group.size} x {device.name(where)}, torch {torch.__version__}, matrix rate {peak / 1e12:.3f} TFLOP/s each")
-    print(f"{'shape':30} {'tokens/s':>12} {'TFLOP/s':>9} {'share':>6} {'setup s':>8} {'GiB':>6}")
+    print(f"{'shape':32} {'tokens/s':>12} {'TFLOP/s':>9} {'share':>6} {'setup s':>8} {'GiB':>6}")
     results = {}
     for shape, values in SHAPES["cuda" if where.type == "cuda" else "cpu"].items():
+        if only not in shape:
+            continue
         with tempfile.TemporaryDirectory() as name:
             write_tokens(Path(name), values["model"].get("vocab_size", 1024))
             found = results[shape] = measure(values, Path(name), seconds, where, group)
         found["share_of_matmul"] = found["tflops"] * 1e12 / peak / group.size
         print(
-            f"{shape:30} {found['tokens_per_second']:12,.0f} {found['tflops']:9.3f} "
+            f"{shape:32} {found['tokens_per_second']:12,.0f} {found['tflops']:9.3f} "
             f"{found['share_of_matmul']:6.1%} {found['setup_seconds']:8.1f} {found['peak_gib']:6.1f}",
             flush=True,
         )

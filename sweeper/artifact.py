@@ -18,7 +18,7 @@ from typing import Any
 from sweeper.scores import exports
 from sweeper.space import Value
 from sweeper.study import StudySpec
-from trainer.config import ModelConfig, TrainConfig, packed_bytes
+from trainer.config import ModelConfig, TrainConfig, helix_shapes, packed_bytes
 
 RATIOS = (0.7, 0.95)
 """Compressed by packed bytes of trained models, rounded outwards."""
@@ -95,7 +95,10 @@ def estimate(config: Mapping[str, Any]) -> Estimate:
         ConfigError: the values are no TrainConfig.
     """
     built = TrainConfig.from_dict(dict(config))
-    weights = shapes(built.model)
+    if built.model.family == "helix":
+        weights = helix_shapes(built.helix, built.model.vocab_size, built.seeds.topology)
+    else:
+        weights = shapes(built.model)
     parameters = sum(math.prod(shape) for shape in weights.values())
     packed = packed_bytes(weights, built.export)
     return Estimate(parameters=parameters, packed=packed, pruned=built.export.prune)

@@ -26,6 +26,8 @@ OWNED = {
     "eval.fractions": "budget.rungs",
     "runtime.device": "the worker",
     "checkpoint.path": "the worker",
+    "plan.phases": "the plan that [promote] names",
+    "plan.repeat_data": "the plan that [promote] names",
 }
 """Config paths that a study file may not set under base or space, and what sets them."""
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor, nn
 
+from trainer.batches import TrainBatches
 from trainer.config import ConfigError, TrainConfig
-from trainer.data import TrainBatches
 from trainer.device import is_out_of_memory, memory_bytes, release_memory
 from trainer.distributed import Group
+from trainer.helix_sizes import activation_bytes
 from trainer.models.loss import WHOLE_VOCAB
 
 SHARE_FOR_ACTIVATIONS = 0.7
@@ -45,7 +46,7 @@ class Accumulator:
         notify: Callable[[str], None],
     ) -> None:
         self._model = model
-        self._batches = batches
+        self.batches = batches
         self._sequences = sequences
         self._device = device
         self._group = group
@@ -64,10 +65,10 @@ class Accumulator:
         Raises:
             OutOfMemory: a single sequence does not fit.
         """
-        begin = self._batches.position
+        begin = self.batches.position
         while (loss := self._attempt(begin)) is None:
             pass
-        self._batches.position = begin + self._group.size * self._sequences
+        self.batches.position = begin + self._group.size * self._sequences
         gradients = [parameter.grad for parameter in self._model.parameters() if parameter.grad is not None]
         self._group.average([loss, *gradients])
         return loss
@@ -90,10 +91,10 @@ class Accumulator:
         return loss
 
     def _run_once(self, begin: int) -> Tensor:
-        self._batches.position = begin
+        self.batches.position = begin
         total = torch.zeros((), device=self._device)
         for _ in range(self.micro_batches):
-            loss = self._model(*self._batches.take(self.micro_sequences)) / self.micro_batches
+            loss = self._model(*self.batches.take(self.micro_sequences)) / self.micro_batches
             loss.backward()
             total += loss.detach()
         return total
@@ -144,10 +145,13 @@ def largest_micro_sequences(config: TrainConfig, device: torch.device) -> int:
         return config.data.micro_batch_tokens // seq_len
     if device.type != "cuda":
         return max(1, HOST_MICRO_BATCH_TOKENS // seq_len)
-    layer = 24 * model.model_dim + 4 * int(model.mlp_mult * model.model_dim)
-    head = 8 * model.vocab_size if model.vocab_size <= WHOLE_VOCAB else 8 * model.model_dim
-    bytes_per_token = len(model.block_order) * layer + head
-    return max(1, int(SHARE_FOR_ACTIVATIONS * memory_bytes(device) / bytes_per_token) // seq_len)
+    if model.family == "helix":
+        width, body = config.helix.d_model, activation_bytes(config.helix, config.seeds.topology)
+    else:
+        width = model.model_dim
+        body = len(model.block_order) * (24 * width + 4.0 * int(model.mlp_mult * width))
+    head = 8 * (model.vocab_size if model.vocab_size <= WHOLE_VOCAB else width)
+    return max(1, int(SHARE_FOR_ACTIVATIONS * memory_bytes(device) / (body + head)) // seq_len)
 
 
 def largest_divisor(number: int, limit: int) -> int:

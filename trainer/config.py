@@ -6,43 +6,30 @@ Defaults are those of the public parameter-golf baseline, except where a comment
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from trainer.data_config import SHORTEST_TAIL as SHORTEST_TAIL
+from trainer.data_config import DataConfig as DataConfig
+from trainer.data_config import WindowCount as WindowCount
+from trainer.data_config import document_windows as document_windows
+from trainer.data_config import stream_windows as stream_windows
+from trainer.data_config import whole_steps as whole_steps
 from trainer.export_config import ExportConfig as ExportConfig
 from trainer.export_config import packed_bytes as packed_bytes
+from trainer.helix_config import HelixConfig as HelixConfig
+from trainer.helix_sizes import helix_shapes as helix_shapes
+from trainer.helix_topology import LARGEST_SEED
+from trainer.helix_topology import topology_of as topology_of
 from trainer.model_config import ModelConfig as ModelConfig
 from trainer.optim_config import OptimConfig as OptimConfig
 from trainer.optim_config import ScheduleConfig as ScheduleConfig
+from trainer.plan_config import PhaseConfig as PhaseConfig
+from trainer.plan_config import PlanConfig as PlanConfig
 from trainer.values import ConfigError as ConfigError
 from trainer.values import build, require
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataConfig:
-    """Which tokens, and how many a step."""
-
-    path: str = ""
-    """Folder that `sweeper data prepare` wrote: train and val shards, token_bytes.npy, manifest.json."""
-    seq_len: int = 1024
-    """Tokens a sequence."""
-    batch_tokens: int = 524_288
-    """Tokens per optimiser step; a multiple of seq_len."""
-    micro_batch_tokens: int = 0
-    """Most tokens of one forward and backward pass; 0 chooses by device. Accumulation makes up the rest."""
-
-    def __post_init__(self) -> None:
-        require(self.seq_len >= 1, f"data.seq_len must be at least 1, got {self.seq_len}")
-        require(
-            self.batch_tokens >= self.seq_len and self.batch_tokens % self.seq_len == 0,
-            f"data.batch_tokens must be a positive multiple of data.seq_len ({self.seq_len}), got {self.batch_tokens}",
-        )
-        require(
-            self.micro_batch_tokens == 0 or self.micro_batch_tokens >= self.seq_len,
-            f"data.micro_batch_tokens must be 0 (choose) or at least data.seq_len ({self.seq_len}), "
-            f"got {self.micro_batch_tokens}",
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +68,10 @@ class EvalConfig:
     stride: int = 0
     """Also score at the end with windows that advance by this many tokens, each token once, with at least
     seq_len - stride tokens of context where the text has them; 0 for not. See the Score `sliding`."""
+    sample_tokens: int = 0
+    """Tokens that are generated at every validation, to be read by people; 0 for none."""
+    sample_prompts: int = 2
+    """How many such samples; their prompts begin windows that lie evenly in the validation text."""
     by_document: bool = False
     """Whether every validation keeps documents apart: none sees the one before it, as each has windows of its own. It
     costs up to a window more for every document."""
@@ -91,7 +82,7 @@ class EvalConfig:
             and all(a < b for a, b in zip(self.fractions, self.fractions[1:], strict=False)),
             f"eval.fractions must be ascending shares in (0, 1), got {list(self.fractions)}",
         )
-        for name in ("val_tokens", "final_val_tokens", "stride"):
+        for name in ("val_tokens", "final_val_tokens", "stride", "sample_tokens", "sample_prompts"):
             require(getattr(self, name) >= 0, f"eval.{name} must not be negative, got {getattr(self, name)}")
 
 
@@ -101,6 +92,14 @@ class SeedConfig:
 
     init: int = 1337
     data: int = 1337
+    topology: int = 42
+    """Of the graph of a helix, and of its size with it; the published one is 42."""
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.topology <= LARGEST_SEED,
+            f"seeds.topology must be in [0, {LARGEST_SEED}], got {self.topology}",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,9 +125,14 @@ class CheckpointConfig:
     """Folder for the checkpoint; empty turns checkpoints off. A checkpoint found there is resumed."""
     every_seconds: float = 60.0
     """Training seconds between two checkpoints."""
+    keep_last: int = 1
+    """How many of the newest are kept; the ends of a plan's phases always are."""
+    keep_best: bool = False
+    """Whether a checkpoint follows each validation that is the best so far, and the best one is kept."""
 
     def __post_init__(self) -> None:
         require(self.every_seconds > 0, f"checkpoint.every_seconds must be positive, got {self.every_seconds}")
+        require(self.keep_last >= 1, f"checkpoint.keep_last must be at least 1, got {self.keep_last}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,9 +140,11 @@ class TrainConfig:
     """Everything a run is. `from_dict` is the only door for JSON: unknown keys are rejected by name."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
+    helix: HelixConfig = field(default_factory=HelixConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
     budget: BudgetConfig = field(default_factory=lambda: BudgetConfig(seconds=600.0))
     eval: EvalConfig = field(default_factory=EvalConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
@@ -150,6 +156,52 @@ class TrainConfig:
         require(
             self.eval.stride <= self.data.seq_len,
             f"eval.stride must not exceed data.seq_len ({self.data.seq_len}), got {self.eval.stride}",
+        )
+        self._check_family()
+        if self.plan.phases:
+            self._check_plan()
+
+    def _check_plan(self) -> None:
+        """A plan has the run's length and schedule to itself."""
+        require(
+            self.budget.tokens == self.plan.tokens,
+            f"budget.tokens must be the sum of plan.phases, {self.plan.tokens:,} tokens, got {self.budget}",
+        )
+        said = _changed("schedule", self.schedule)
+        said += [f"data.{name}" for name in ("split", "windows") if f"data.{name}" in _changed("data", self.data)]
+        require(
+            not said, f"{', '.join(said)} would have no effect on a run with plan.phases, which say that themselves"
+        )
+        ends = (0, *self.plan.ends(self.data.batch_tokens))
+        for phase, (begin, end) in zip(self.plan.phases, itertools.pairwise(ends), strict=True):
+            require(
+                end > begin,
+                f"plan.phases {phase.name!r}: {phase.tokens:,} tokens make no step of data.batch_tokens "
+                f"({self.data.batch_tokens:,}); give it more, or make the batch smaller",
+            )
+            require(
+                phase.dropout is None or self.model.family == "helix",
+                f"plan.phases {phase.name!r}: dropout is for model.family 'helix', got {phase.dropout}",
+            )
+
+    def _check_family(self) -> None:
+        """What says something of a family that is not chosen would be without effect: refused, by name."""
+        family = self.model.family
+        if family == "helix":
+            said = _changed("model", self.model, but=("family", "vocab_size"))
+            require(
+                self.export.scheme != "int6_int8" and self.export.prune == 0,
+                "export.scheme 'int6_int8' and export.prune are for the blocks of model.family 'gpt', and a helix has "
+                "none; set export.scheme to 'off' or 'int8', and export.prune to 0",
+            )
+        else:
+            said = _changed("helix", self.helix)
+            said += ["seeds.topology"] if self.seeds.topology != SeedConfig().topology else []
+        require(
+            not said,
+            f"{', '.join(said)} would have no effect on a model.family of {family!r}; remove "
+            f"{'it' if len(said) == 1 else 'them'}, or set model.family to "
+            f"{'gpt' if family == 'helix' else 'helix'!r}",
         )
 
     @staticmethod
@@ -165,6 +217,13 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, for JSON."""
         return dataclasses.asdict(self)
+
+
+def _changed(name: str, part: Any, but: tuple[str, ...] = ()) -> list[str]:
+    """Dotted paths of a part's values that are not the defaults."""
+    plain = type(part)()
+    fields = (f.name for f in dataclasses.fields(part) if f.name not in but)
+    return [f"{name}.{field}" for field in fields if getattr(part, field) != getattr(plain, field)]
 
 
 def config_paths() -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Token shards to batches on the device.  Shape key: B sequences, T tokens.
 
-A prepared folder holds `train_*.bin` and `val_*.bin` (256 little-endian int32: 20240520, 1, token count; then that
-many uint16: the format of parameter-golf), `token_bytes.npy` and `manifest.json`.
+A prepared folder holds `train_*.bin`, `val_*.bin` and perhaps `reserve_*.bin` (256 little-endian int32: 20240520, 1,
+token count; then that many uint16: the format of parameter-golf), `token_bytes.npy` and `manifest.json`.  Names and
+sizes are checked when it is opened; content is not, as hashing 6 GB takes longer than most set-ups: that is what
+`sweeper data verify` is for.
 
 `token_bytes.npy` is int16: (vocab,), the bytes of text that each token stands for. Or (3, vocab), where a leading
 space belongs to a token but counts only inside a document: the bytes without it; 1 for tokens that have it; 1 for
@@ -15,6 +17,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +43,8 @@ def read_shard(path: Path) -> Tokens:
     Raises:
         DataError: not a shard, another version, or a size that disagrees with its header.
     """
+    if not path.is_file():
+        raise DataError(f"{path} is missing, though manifest.json lists it; copy the whole folder, or prepare it again")
     size = path.stat().st_size
     if size < HEADER_BYTES:
         raise DataError(f"{path}: {size} bytes is shorter than a shard's {HEADER_BYTES}-byte header")
@@ -52,17 +57,26 @@ def read_shard(path: Path) -> Tokens:
 
 
 def read_split(folder: Path, split: str) -> list[Tokens]:
-    """All shards of `train` or `val`, in name order, memory-mapped.
+    """All shards of `train`, `val` or `reserve`, memory-mapped: those of the manifest, else all there are by name.
 
     Raises:
-        DataError: the folder or its shards are missing or damaged.
+        DataError: the folder or its shards are missing or damaged, or not as long as the manifest says.
     """
-    paths = sorted(folder.glob(f"*{split}_*.bin"))
+    listed = (read_manifest(folder) or {}).get("shards")
+    if listed is None:
+        paths = sorted(folder.glob(f"*{split}_*.bin"))
+        tokens_of: dict[Path, int] = {}
+    else:
+        tokens_of = {folder / shard["file"]: int(shard["tokens"]) for shard in listed if shard["split"] == split}
+        paths = list(tokens_of)
     if not paths:
-        raise DataError(
-            f"no {split} shards (*{split}_*.bin) in {str(folder)!r}; `sweeper data prepare` writes such a folder"
-        )
-    return [read_shard(path) for path in paths]
+        writes = "`sweeper data prepare --reserve-tokens N`" if split == "reserve" else "`sweeper data prepare`"
+        raise DataError(f"no {split} shards (*{split}_*.bin) in {str(folder)!r}; {writes} writes such a folder")
+    shards = [read_shard(path) for path in paths]
+    for path, shard in zip(paths, shards, strict=True):
+        if len(shard) != tokens_of.get(path, len(shard)):
+            raise DataError(f"{path} has {len(shard)} tokens, manifest.json says {tokens_of[path]}; prepare it again")
+    return shards
 
 
 def read_token_bytes(folder: Path) -> npt.NDArray[np.int16]:
@@ -90,19 +104,37 @@ def text_bytes(table: npt.NDArray[np.integer], tokens: Tokens) -> npt.NDArray[np
     return counted
 
 
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """What the folder's `manifest.json` says; None where there is none.
+
+    Raises:
+        DataError: no JSON object.
+    """
+    path = folder / "manifest.json"
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path} must hold an object, got {found!r:.60}")
+    return found
+
+
 def read_separator(folder: Path) -> int | None:
     """Id of the token before each document, as the manifest says; None where there is no manifest.
 
     Raises:
         DataError: a manifest that does not say.
     """
-    path = folder / "manifest.json"
-    if not path.exists():
+    manifest = read_manifest(folder)
+    if manifest is None:
         return None
     try:
-        return int(json.loads(path.read_bytes())["separator"])
+        return int(manifest["separator"])
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} does not name the separator of documents: {error!r}") from error
+        raise DataError(f"{folder / 'manifest.json'} does not name the separator of documents: {error!r}") from error
 
 
 class TokenStore:
@@ -122,24 +154,33 @@ class TokenStore:
         self._resident: Tensor | None = None
         if 2 * int(self.starts[-1]) <= most_bytes:
             # torch indexes int16 on every device, uint16 on few; `gather` undoes the sign.
-            parts = [torch.from_numpy(np.asarray(shard).astype("<u2").view(np.int16)) for shard in shards]
-            self._resident = torch.cat(parts).to(device)
+            self._resident = torch.empty(int(self.starts[-1]), dtype=torch.int16, device=device)
+            for start, shard in zip(self.starts, shards, strict=False):
+                part = torch.from_numpy(np.asarray(shard).astype("<u2").view(np.int16))
+                self._resident[start : start + len(shard)].copy_(part)
 
     def gather(self, begins: npt.NDArray[np.int64], length: int) -> Tensor:
         """(len(begins), length) int64 on the device: the tokens from each begin on.
 
-        Past the last token it is repeated. Where the split stays on the host, no shard's end may be crossed.
+        Past the last token it is repeated.
         """
         if self._resident is not None:
-            offsets = _to_device(torch.from_numpy(begins), self._device)
+            offsets = to_device(torch.from_numpy(begins), self._device)
             index = offsets[:, None] + torch.arange(length, device=self._device)
             return self._resident[index.clamp_(max=len(self._resident) - 1)].long() & 0xFFFF
-        shard_of = np.searchsorted(self.starts, begins, side="right") - 1
-        rows = [
-            self._shards[shard][begin : begin + length]
-            for shard, begin in zip(shard_of, begins - self.starts[shard_of], strict=True)
-        ]
-        return _to_device(torch.from_numpy(np.stack(rows).astype(np.int64)), self._device)
+        rows = [self._row(int(begin), length) for begin in begins]
+        return to_device(torch.from_numpy(np.stack(rows).astype(np.int64)), self._device)
+
+    def _row(self, begin: int, length: int) -> Tokens:
+        """(length,) tokens from `begin` on, from as many shards as they lie in."""
+        shard = int(np.searchsorted(self.starts, begin, side="right")) - 1
+        row = self._shards[shard][begin - int(self.starts[shard]) :][:length]
+        if len(row) == length:
+            return row
+        parts = [row]
+        while (missing := length - sum(map(len, parts))) and (shard := shard + 1) < len(self._shards):
+            parts.append(self._shards[shard][:missing])
+        return np.pad(np.concatenate(parts), (0, missing), mode="edge")
 
     def places(self, token: int) -> npt.NDArray[np.int64]:
         """Where the token stands in the split, ascending."""
@@ -163,63 +204,12 @@ class TokenStore:
         return before
 
 
-def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The host's tensor, there; on CUDA the host does not wait for it."""
     if device.type != "cuda":
         return tensor.to(device)
     # From pinned memory the copy joins the queue; from pageable memory the host would wait for the queue to drain.
     return tensor.pin_memory().to(device, non_blocking=True)
-
-
-class TrainBatches:
-    """Windows of T + 1 tokens in an order that is a pure function of the seed and the position.
-
-    Each epoch starts its windows at an offset of its own and visits them in a permutation of its own; a window
-    never spans two shards. `position`, the count of windows handed out, is all the state there is.
-    """
-
-    def __init__(self, store: TokenStore, seq_len: int, seed: int) -> None:
-        # One window a shard is kept back, so that every offset below seq_len leaves the same count.
-        counts = np.maximum(0, (np.array(store.lengths) - 1) // seq_len - 1)
-        if not counts.any():
-            raise DataError(
-                f"data.seq_len is {seq_len}, but the longest training shard has {max(store.lengths)} tokens; "
-                f"it needs more than {2 * seq_len}"
-            )
-        self._store = store
-        self._begins = np.concatenate(
-            [start + seq_len * np.arange(count) for start, count in zip(store.starts, counts, strict=False)]
-        ).astype(np.int64)
-        self._seq_len = seq_len
-        self._seed = seed
-        self._epoch = -1
-        self._order = np.empty(0, dtype=np.int64)
-        self.position = 0
-
-    @property
-    def epoch(self) -> int:
-        """Full passes over the data so far."""
-        return self.position // len(self._begins)
-
-    def take(self, sequences: int) -> tuple[Tensor, Tensor]:
-        """The next inputs and targets, each (sequences, T) int64 on the device of the store."""
-        begins = []
-        while sequences > 0:
-            index = self.position % len(self._begins)
-            part = self._epoch_order(self.epoch)[index : index + sequences]
-            begins.append(part)
-            self.position += len(part)
-            sequences -= len(part)
-        tokens = self._store.gather(np.concatenate(begins), self._seq_len + 1)
-        return tokens[:, :-1], tokens[:, 1:]
-
-    def _epoch_order(self, epoch: int) -> npt.NDArray[np.int64]:
-        """Where each window of the epoch begins, in the order of their use."""
-        if epoch != self._epoch:
-            generator = np.random.default_rng((self._seed, epoch))
-            offset = int(generator.integers(self._seq_len))
-            self._order = self._begins[generator.permutation(len(self._begins))] + offset
-            self._epoch = epoch
-        return self._order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,6 +217,7 @@ class Corpus:
     """A prepared folder, opened on a device."""
 
     train: TokenStore
+    """The split that is trained on: `train`, or another one that was asked for."""
     val: TokenStore
     token_bytes: npt.NDArray[np.integer]
     """(ids of the tokeniser,) bytes of text that each token stands for, or (3, ids): see the top of this module."""
@@ -242,8 +233,8 @@ class Corpus:
         return self.val.bytes_before(self.token_bytes)
 
 
-def corpus_for(config: TrainConfig, device: torch.device) -> Corpus:
-    """The folder that a config names, opened on a device.
+def corpus_for(config: TrainConfig, device: torch.device, *, resident: bool = True) -> Corpus:
+    """The folder that a config names, opened on a device; without `resident` its tokens stay in their files.
 
     Raises:
         DataError: as `open_corpus`; no folder is named, or the model has fewer words than the data.
@@ -251,7 +242,7 @@ def corpus_for(config: TrainConfig, device: torch.device) -> Corpus:
     folder, vocab_size = config.data.path, config.model.vocab_size
     if not folder:
         raise DataError("data.path is empty; it names a folder that `sweeper data prepare` wrote")
-    corpus = open_corpus(Path(folder), device)
+    corpus = (open_corpus if resident else glance)(Path(folder), device, config.data.split)
     ids = corpus.token_bytes.shape[-1]
     if ids > vocab_size:
         raise DataError(
@@ -261,19 +252,31 @@ def corpus_for(config: TrainConfig, device: torch.device) -> Corpus:
     return corpus
 
 
-def open_corpus(folder: Path, device: torch.device) -> Corpus:
+def open_corpus(folder: Path, device: torch.device, split: str = "train") -> Corpus:
     """Open a prepared folder; the last one stays open, so that the next run of this process has it at once.
 
     Raises:
         DataError: the folder, its shards or its table of bytes are missing or damaged.
     """
     files = sorted(path for pattern in ("*.bin", "*.npy", "manifest.json") for path in folder.glob(pattern))
-    return _open(folder, device, tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files))
+    return _open(
+        folder, device, split, tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files)
+    )
+
+
+def glance(folder: Path, device: torch.device, split: str = "train") -> Corpus:
+    """As `open_corpus`, with nothing read that stays: for what can be known of a folder before it is used."""
+    return Corpus(
+        train=TokenStore(read_split(folder, split), device, 0),
+        val=TokenStore(read_split(folder, "val"), device, 0),
+        token_bytes=read_token_bytes(folder),
+        separator=read_separator(folder),
+    )
 
 
 @functools.lru_cache(maxsize=1)
-def _open(folder: Path, device: torch.device, signature: tuple[tuple[str, int, int], ...]) -> Corpus:
-    train, val = read_split(folder, "train"), read_split(folder, "val")
+def _open(folder: Path, device: torch.device, split: str, signature: tuple[tuple[str, int, int], ...]) -> Corpus:
+    train, val = read_split(folder, split), read_split(folder, "val")
     return Corpus(
         train=TokenStore(train, device, SHARE_FOR_TOKENS * memory_bytes(device)),
         val=TokenStore(val, device),

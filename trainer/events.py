@@ -1,7 +1,7 @@
 """What a trainer says, one JSON object a line.  Standard library only, no NaN on the wire.
 
-Every run says Start, then any number of Step, Eval and Notice, then, only when the budget was reached, Outcome and
-what Score and Export were asked for, and ends with exactly one End or Failure.
+Every run says Start, then any number of Step, Eval, Phase, Sample and Notice, then, only when the budget was reached,
+Outcome and what Score and Export were asked for, and ends with exactly one End or Failure.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class Start:
     """Places where the compiler gave up so far; 0 as it should be."""
     devices: int = 1
     """Devices that share the run, a process each; device_name is the first one's."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """What the parameters are, by name, where a family has more to say than their count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +84,31 @@ class Eval:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """A phase of the run's plan begins."""
+
+    kind: ClassVar[str] = "phase"
+    name: str
+    index: int
+    """Counts from 0."""
+    step: int
+    """Steps done before it."""
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What the model makes of a prompt, as ids of its tokeniser."""
+
+    kind: ClassVar[str] = "sample"
+    step: int
+    tokens: int
+    prompt: list[int]
+    continuation: list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """The score of the run at its full budget."""
 
@@ -94,6 +121,8 @@ class Outcome:
     val_tokens: int
     val_bpb_stderr: float = 0.0
     """As in Eval."""
+    targets: int | None = None
+    """Of `tokens`, those that had a target in the loss; None where all of them had."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +192,8 @@ class End:
     peak_memory_bytes: int = 0
     """Largest memory of the first device; 0 where it does not say."""
     detail: str = ""
+    targets: int | None = None
+    """As in Outcome."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,13 +209,15 @@ class Failure:
     context: dict[str, str] = field(default_factory=dict)
 
 
-Event = Start | Step | Eval | Outcome | Score | Export | Notice | End | Failure
+Event = Start | Step | Eval | Phase | Sample | Outcome | Score | Export | Notice | End | Failure
 EVENTS: dict[str, type[Event]] = {
     kind.kind: kind
     for kind in (
         Start,
         Step,
         Eval,
+        Phase,
+        Sample,
         Outcome,
         Score,
         Export,

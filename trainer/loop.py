@@ -10,7 +10,8 @@ from trainer.config import ConfigError, TrainConfig
 from trainer.data import DataError
 from trainer.distributed import ALONE, Group
 from trainer.divergence import Diverged
-from trainer.run import Emit, Run, Stopped
+from trainer.run import Emit, Run
+from trainer.validation import Stopped
 
 FAILURES: dict[type[Exception], str] = {
     ConfigError: "config",
@@ -57,5 +58,6 @@ def train(config: TrainConfig, emit: Emit, should_stop: Callable[[], bool], grou
             wall_seconds=time.perf_counter() - began,
             peak_memory_bytes=device.peak_memory_bytes(run.device),
             detail=detail,
+            targets=run.phases.targets,
         )
     )

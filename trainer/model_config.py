@@ -15,6 +15,8 @@ from trainer.values import require
 class ModelConfig:
     """The GPT of the parameter-golf baseline: 17,059,912 parameters at its defaults."""
 
+    family: Literal["gpt", "helix"] = "gpt"
+    """gpt is what the rest of this section describes; of it helix takes vocab_size alone, and the section helix."""
     vocab_size: int = 1024
     """Rows of the token embedding; at least the tokeniser's count of tokens."""
     num_layers: int = 9

@@ -15,8 +15,11 @@ from trainer.values import require
 class OptimConfig:
     """Muon for the matrices of the blocks, Adam for the rest; rates at the peak of the schedule."""
 
+    matrix_optimizer: Literal["muon", "adamw"] = "muon"
+    """What trains the 2-D weights of the blocks. With adamw, which HelixLM was published with, momentum and
+    Newton-Schulz have no meaning."""
     matrix_lr: float = 0.04
-    """Muon step size for the 2-D weights of the blocks."""
+    """Step size of Muon, or of Adam, for the 2-D weights of the blocks."""
     scalar_lr: float = 0.04
     """Adam step size for gains, scales, residual mixes and skip weights."""
     embed_lr: float = 0.05
@@ -24,9 +27,12 @@ class OptimConfig:
     head_lr: float = 0.008
     """Adam step size for the output head; used only when it is untied."""
     matrix_weight_decay: float = 0.0
-    """Decoupled decay of the Muon group: p *= 1 - lr * decay before each step, with the scheduled lr."""
+    """Decoupled decay of the matrices: p *= 1 - lr * decay before each step, with the scheduled lr."""
     adam_weight_decay: float = 0.0
-    """The same for embedding and head; gains and scales are never decayed."""
+    """The same for embedding and head."""
+    scalar_weight_decay: float = 0.0
+    """The same for gains, scales and biases. With adamw for the matrices, and rates and decays all alike, this is one
+    AdamW over everything."""
     momentum: float = 0.95
     """Nesterov momentum of Muon after its warm-up."""
     momentum_start: float = 0.85
@@ -58,7 +64,7 @@ class OptimConfig:
         for name in ("matrix_lr", "scalar_lr", "embed_lr", "head_lr", "eps"):
             value = getattr(self, name)
             require(value > 0, f"optim.{name} must be positive, got {value}")
-        for name in ("matrix_weight_decay", "adam_weight_decay", "grad_clip"):
+        for name in ("matrix_weight_decay", "adam_weight_decay", "scalar_weight_decay", "grad_clip"):
             value = getattr(self, name)
             require(value >= 0, f"optim.{name} must not be negative, got {value}")
         for name in ("momentum", "momentum_start", "beta1", "beta2"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import time
 from collections.abc import Callable, Hashable
 from functools import partial
@@ -16,14 +14,15 @@ from trainer import accumulate, checkpoint, device, events, schedule
 from trainer.clock import Clock
 from trainer.config import TrainConfig
 from trainer.curve import Curve
-from trainer.data import TrainBatches, corpus_for
+from trainer.data import corpus_for
 from trainer.distributed import ALONE, Group
-from trainer.divergence import Diverged
-from trainer.evaluate import Score, Validator
-from trainer.finish import Finish, audible, fields
-from trainer.models.gpt import GPT
+from trainer.finish import Finish, fields
+from trainer.models.base import LanguageModel
+from trainer.models.build import build
 from trainer.optim import Optimizers
+from trainer.phases import Phases
 from trainer.readout import Readout
+from trainer.validation import Stopped, Validation
 from trainer.weights import Weights
 
 Emit = Callable[[events.Event], None]
@@ -33,10 +32,6 @@ MOST_EPOCHS = 4
 
 _warmed: set[Hashable] = set()
 """Shapes that this process has warmed up for."""
-
-
-class Stopped(Exception):
-    """The run was asked to stop, and did."""
 
 
 class Run:
@@ -59,35 +54,31 @@ class Run:
         self.weights = Weights(self.model, config)
         self.clock = Clock(config.budget, config.data.batch_tokens, self.device)
         seq_len = config.data.seq_len
-        self.batches = TrainBatches(corpus.train, seq_len, config.seeds.data)
+        self.phases = Phases(config, self.device)
         self.accumulator = accumulate.Accumulator(
             self.model,
-            self.batches,
+            self.phases.batches,
             sequences=accumulate.sequences_a_rank(config, group),
             largest_micro_sequences=accumulate.largest_micro_sequences(config, self.device),
-            shape=(config.model, seq_len),
+            shape=(config.model, config.helix, config.seeds.topology, seq_len),
             device=self.device,
             group=group,
             notify=lambda message: emit(events.Notice(message=message)),
         )
-        wanted, rows = config.eval, self.accumulator.micro_sequences
-        validator = partial(Validator, corpus, seq_len=seq_len, batch_sequences=rows, device=self.device, group=group)
-        validator = partial(validator, by_document=wanted.by_document)
-        self.validate_rung = validator(tokens=wanted.val_tokens)
-        self.validate_final = validator(tokens=wanted.final_val_tokens)
-        sliding = validator(tokens=wanted.final_val_tokens, stride=wanted.stride) if wanted.stride else None
-        self.finish = Finish(config.export, self.validate_final, sliding, self.device, group, emit)
-        self.evaluations_done = 0
+        rows = self.accumulator.micro_sequences
+        self.validation = Validation(config, corpus, rows, self.device, group, emit, should_stop)
+        final, sliding = self.validation.final, self.validation.sliding
+        self.finish = Finish(config.export, final, sliding, self.device, group, emit)
         self._saved_at = 0.0
         self._stop_asked = False
         self._told_of_repetition = False
         self._readout = Readout(Curve(config.runtime.log_every_seconds), emit)
 
-    def _build_model(self) -> GPT:
+    def _build_model(self) -> LanguageModel:
         wanted = self.config.runtime.compile
         torch.manual_seed(self.config.seeds.init)
         with self.device:  # drawn there: the host would take 0.3 s for 24 M weights
-            model = GPT(self.config.model, device.compute_dtype(self.device))
+            model = build(self.config, device.compute_dtype(self.device))
         if wanted == "on" or (wanted == "auto" and self.device.type == "cuda"):
             model.compile_blocks()
         return model
@@ -107,6 +98,7 @@ class Run:
                 setup_seconds=time.perf_counter() - began,
                 resumed_step=resumed_step,
                 devices=self.group.size,
+                model=self.model.report(self.config.data.seq_len),
                 **device.compiled(),
             )
         )
@@ -118,8 +110,8 @@ class Run:
             Stopped: on request; a checkpoint is written first where they are on.
             Diverged: NaN, infinity, or a loss above its initial value after a tenth of the budget.
         """
-        if self._evaluation_is_due():
-            self._evaluate_rung()  # the run was stopped in the middle of this one
+        if self.validation.due(self.clock):
+            self._validate()  # the run was stopped in the middle of this one
         self._agree()
         self.clock.resume()
         while not self.clock.exhausted:
@@ -127,26 +119,32 @@ class Run:
                 self.clock.pause()
                 self._save()
                 raise Stopped
+            if self.phases.following(self.clock.step) is not None:
+                self._off_the_clock(self._next_phase)
             self._step()
             self._agree()
-            if self._evaluation_is_due():
-                self._off_the_clock(self._evaluate_rung)
+            if self.validation.due(self.clock):
+                self._off_the_clock(self._validate)
             if self._checkpoint_is_due():
                 self._off_the_clock(self._save)
         self.clock.pause()
         self._readout.read(self.clock, keep=0)
-        self._save()
+        self._save(ended=self.phases.name)
+        if (own := self.phases.own_corpus()) is not None:
+            self.validation.on_own_text(self.model, self.phases.name, own)
         # The last point of the curve is measured as all others were; the score may take more of the text.
-        streamed = self._evaluate(self.validate_rung, fraction=1.0)
-        same = self.validate_final.tokens == self.validate_rung.tokens and not self.weights.averaged
+        validation = self.validation
+        streamed = validation.streamed(self.model, self.clock, fraction=1.0)
+        same = validation.final.tokens == validation.rung.tokens and not self.weights.averaged
+        score_of = partial(validation.score, self.model)
         with self.weights.in_the_end():
-            score = streamed if same else self._score(self.validate_final)
-            self.emit(events.Outcome(**self._moment(), **fields(score)))
-            self.finish.run(self.model, score, self._score, self._moment())
+            score = streamed if same else score_of(validation.final)
+            self.emit(events.Outcome(**self._moment(), **fields(score), targets=self.phases.targets))
+            self.finish.run(self.model, score, score_of, self._moment())
 
     def _step(self) -> None:
         progress = self.clock.next_progress
-        factor = schedule.lr_factor(self.config.schedule, progress)
+        factor = self.phases.lr_factor(self.clock.step, progress)
         with self.weights.in_training(progress):
             loss = self.accumulator.run()
         self._readout.add(loss, step=self.clock.step + 1, progress=progress, lr_factor=factor)
@@ -155,11 +153,12 @@ class Run:
         self.clock.tick()
         # On CUDA the clock has waited for the step before this one: its loss is there without a stall.
         self._readout.read(self.clock, keep=1 if self.device.type == "cuda" else 0)
-        if self.batches.epoch >= MOST_EPOCHS and not self._told_of_repetition:
+        epoch = self.phases.batches.epoch
+        if epoch >= MOST_EPOCHS and not self._told_of_repetition:
             self._told_of_repetition = True
             self.emit(
                 events.Notice(
-                    message=f"the training tokens are being repeated for the {self.batches.epoch}th time: the model "
+                    message=f"the training tokens are being repeated for the {epoch}th time: the model "
                     "now memorises them, and val_bpb says little about rates; use a larger data set or a smaller budget"
                 )
             )
@@ -168,44 +167,17 @@ class Run:
         wanted = self.config.checkpoint
         return bool(wanted.path) and self.clock.seconds - self._saved_at >= wanted.every_seconds
 
-    def _evaluation_is_due(self) -> bool:
-        fractions = self.config.eval.fractions
-        return (
-            self.evaluations_done < len(fractions)
-            and self.clock.progress >= fractions[self.evaluations_done]
-            and not self.clock.exhausted
-        )
-
-    def _evaluate_rung(self) -> None:
+    def _validate(self) -> None:
+        """The validation that is due on the way."""
         self._readout.read(self.clock, keep=0)
+        before = self.validation.best
         try:
-            self._evaluate(self.validate_rung, self.config.eval.fractions[self.evaluations_done])
+            self.validation.at_rung(self.model, self.clock)
         except Stopped:
             self._save()  # in the end nothing more is trained, and what was saved before is enough
             raise
-        self.evaluations_done += 1
-
-    def _evaluate(self, validator: Validator, fraction: float) -> Score:
-        began = time.perf_counter()
-        score = self._score(validator)
-        self.emit(
-            events.Eval(
-                **self._moment(),
-                progress=self.clock.progress,
-                fraction=fraction,
-                **fields(score),
-                eval_seconds=time.perf_counter() - began,
-            )
-        )
-        return score
-
-    def _score(self, validator: Validator) -> Score:
-        score = validator.score(self.model, audible(self.should_stop, self.emit))
-        if score is None:
-            raise Stopped
-        if not math.isfinite(score.val_loss):
-            raise Diverged(f"val_loss is {score.val_loss} at step {self.clock.step}")
-        return score
+        if self.config.checkpoint.keep_best and self.validation.best != before:
+            self._save()
 
     def _agree(self) -> None:
         """Go by rank 0's clock, and stop where any rank is asked to: all that is due follows from these two.
@@ -235,30 +207,50 @@ class Run:
         if self._shape() in _warmed:
             return
         weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+        random = checkpoint.random_state(self.device)
         with device.uncollected():
             for _ in range(self.config.runtime.warmup_steps):
                 with self.weights.in_training(progress=1.0):
                     self.accumulator.run()
                 self.optimizers.step(lr_factor=1.0, momentum=self.config.optim.momentum)
-            for validator in (self.validate_rung, self.validate_final):
+            for validator in (self.validation.rung, self.validation.final):
                 validator.warm_up(self.model)
         self.model.load_state_dict(weights)
+        checkpoint.restore_random_state(random, self.device)
         self.optimizers = Optimizers(self.model, self.config.optim, self.group)
-        self.batches.position = 0
+        self.phases.batches.position = 0
         _warmed.add(self._shape())
 
     def _shape(self) -> Hashable:
-        model = self.config.model
-        width = dataclasses.replace(model, num_layers=1)
         sequences = self.accumulator.micro_sequences
-        return width, model.block_kinds, self.config.data.seq_len, sequences, self.config.runtime
+        return self.model.graph_key, self.config.data.seq_len, sequences, self.config.runtime
 
-    def _save(self) -> None:
+    def _next_phase(self) -> None:
+        """Keep the end of the phase before, and go over to the one that the coming step belongs to."""
+        index = self.phases.following(self.clock.step)
+        assert index is not None, "there is another phase"
+        if index:
+            self._save(ended=self.phases.name)
+            if (own := self.phases.own_corpus()) is not None:
+                self.validation.on_own_text(self.model, self.phases.name, own)
+        phase = self.phases.enter(index)
+        self._take_up_phase()
+        if phase.optimizer == "reset" and index:
+            self.optimizers = Optimizers(self.model, self.config.optim, self.group)
+        self.emit(events.Phase(name=phase.name, index=index, **self._moment()))
+
+    def _take_up_phase(self) -> None:
+        self.accumulator.batches = self.phases.batches
+        self.model.set_dropout(self.phases.dropout)
+
+    def _save(self, ended: str = "") -> None:
+        """Write a checkpoint where they are on; `ended` names the phase whose end it is."""
         if not self.config.checkpoint.path:
             return
         self._readout.read(self.clock, keep=0)
         if self.group.rank == 0:
-            checkpoint.save(Path(self.config.checkpoint.path), self._state())
+            wanted, state = self.config.checkpoint, self._state()
+            checkpoint.save(wanted, state, step=self.clock.step, phase=ended, val_bpb=self.validation.latest)
         self._saved_at = self.clock.seconds
 
     def _state(self) -> dict[str, Any]:
@@ -268,11 +260,11 @@ class Run:
             "model": self.model.state_dict(),
             "optimizers": self.optimizers.state(),
             "weights": self.weights.state(),
-            "position": self.batches.position,
+            "phases": self.phases.state(),
             "clock": self.clock.state(),
             "random": checkpoint.random_state(self.device),
             "divergence": self._readout.divergence.state(),
-            "evaluations_done": self.evaluations_done,
+            "validation": self.validation.state(),
         }
 
     def _resume(self) -> int:
@@ -287,10 +279,15 @@ class Run:
         self.optimizers.restore(state["optimizers"])
         if "weights" in state:  # checkpoints of earlier versions know of no averages
             self.weights.restore(state["weights"])
-        self.batches.position = state["position"]
+        if "phases" in state:
+            self.phases.restore(state["phases"])
+            self.validation.restore(state["validation"])
+        else:  # of an earlier version
+            self.phases.batches.position = state["position"]
+            self.validation.done = state["evaluations_done"]
+        self._take_up_phase()
         self.clock.restore(state["clock"])
         self._readout.divergence.restore(state["divergence"])
-        self.evaluations_done = state["evaluations_done"]
         checkpoint.restore_random_state(state["random"], self.device)
         self._saved_at = self.clock.seconds
         self._readout.curve.begin(self.clock)

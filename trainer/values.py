@@ -53,7 +53,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return _convert(inner, value, path)
     if origin is tuple:
         require(isinstance(value, (list, tuple)), f"{path} must be a list, got {value!r}")
-        return tuple(_convert(float, item, f"{path}[{i}]") for i, item in enumerate(value))
+        return tuple(_convert(typing.get_args(hint)[0], item, f"{path}[{i}]") for i, item in enumerate(value))
     return _scalar(hint, value, path)
 
 

@@ -1,4 +1,4 @@
-"""Which windows of a validation stream are scored, and which of their targets.
+"""Which windows of a stream are scored or trained on, and which of their targets.
 
 Shape key: T targets a window, which is T + 1 tokens; N windows; D documents.  Targets are counted by the place of the
 token before them: target i of the stream is token i + 1.
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from trainer.config import SHORTEST_TAIL
 from trainer.data import DataError
 
 Places = npt.NDArray[np.int64]
@@ -92,12 +93,50 @@ def scored_windows(
     return _cut(every, chosen, seq_len)
 
 
+def stream_windows(shard_tokens: list[int], seq_len: int) -> Windows:
+    """The windows that train on shards of so many tokens each, none of which spans two of them.
+
+    One window a shard is kept back, so that they can all begin later, by less than seq_len.
+    """
+    counts = np.maximum(0, (np.array(shard_tokens) - 1) // seq_len - 1)
+    starts = np.cumsum(shard_tokens) - shard_tokens
+    shard = np.repeat(np.arange(len(counts)), counts)
+    begins = starts[shard] + seq_len * _number_within(counts)
+    return Windows(begins.astype(np.int64), np.zeros_like(begins), np.full_like(begins, seq_len))
+
+
+def document_windows(stream_tokens: int, seq_len: int, documents: Places) -> Windows:
+    """The windows that train on a stream document by document: consecutive, none reaches over a document's end.
+
+    A document's targets are its tokens and the separator after it, which says that it ends; the last one has none. A
+    last window with fewer than seq_len / SHORTEST_TAIL targets is left out, unless it is the document's only one.
+
+    Args:
+        stream_tokens: of the split.
+        seq_len: T.
+        documents: (D,) where they begin, ascending.
+    """
+    begins_D = np.unique(np.append(0, documents)).astype(np.int64)
+    targets_D = np.maximum(0, np.diff(begins_D, append=max(0, stream_tokens - 1)))
+    whole_D, tail_D = np.divmod(targets_D, seq_len)
+    counts_D = whole_D + (tail_D > 0) * ((whole_D == 0) | (tail_D >= seq_len / SHORTEST_TAIL))
+    piece = np.repeat(np.arange(len(begins_D)), counts_D)
+    before = seq_len * _number_within(counts_D)
+    begins = begins_D[piece] + before
+    return Windows(begins, np.zeros_like(begins), np.minimum(seq_len, targets_D[piece] - before))
+
+
+def _number_within(counts: Places) -> Places:
+    """0, 1, 2 … of as many as each count says, one after another."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
 def _slide(begins_D: Places, targets_D: Places, seq_len: int, stride: int) -> Windows:
     """Windows over pieces of text, each of so many targets, at least one, from where it begins."""
     room_D = np.maximum(0, targets_D - seq_len)
     counts_D = 1 - (-room_D // stride)
     piece = np.repeat(np.arange(len(begins_D)), counts_D)
-    number = np.arange(len(piece)) - np.repeat(np.cumsum(counts_D) - counts_D, counts_D)
+    number = _number_within(counts_D)
     offset = np.minimum(number * stride, room_D[piece])
     counted_before = np.where(number == 0, 0, seq_len + (number - 1) * stride)
     counted_after = np.minimum(seq_len + number * stride, targets_D[piece])

@@ -42,6 +42,12 @@ def test_shapes_are_those_of_the_model(values: dict[str, Any]) -> None:
     assert artifact.shapes(config) == made
 
 
+def test_a_helix_is_counted_as_it_is_built() -> None:
+    values = {"model": {"family": "helix", "vocab_size": 50_257}, "export": {"scheme": "int8"}}
+    size = artifact.estimate(TrainConfig.from_dict(values).to_dict())
+    assert size.parameters == 86_302_726 and size.packed > 86_302_726
+
+
 def test_the_baseline_has_its_parameters_and_about_its_size() -> None:
     config = TrainConfig.from_dict({"export": {"scheme": "int8"}}).to_dict()
     size = artifact.estimate(config)

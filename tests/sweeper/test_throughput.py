@@ -226,3 +226,34 @@ def test_options_that_cost_time_tell_shapes_apart_and_initial_values_do_not():
     smeared = shape_of({"model": {"num_layers": 2, "smear_gate": True, "rope_dims": 32}})
     assert smeared.options == "rope_dims 32, smear_gate True" and smeared != plain
     assert smeared.words([plain, smeared]) == "rope_dims 32, smear_gate True"
+
+
+def test_a_helix_has_shapes_of_its_own() -> None:
+    def told(seed: int = 42, **values: Any) -> Shape:
+        sizes = {"d_model": 64, "num_heads": 4, **values}
+        return shape_of({"model": {"family": "helix"}, "helix": sizes, "seeds": {"topology": seed}})
+
+    plain = told()
+    assert (plain.num_layers, plain.model_dim, plain.options) == (4, 64, "helix, graph f71f10dda119")
+    assert told(dropout=0.2, lti_init_a=0.5, embedding_scale=True) == plain
+    assert "4 loops" in plain.words([plain])
+    assert len({plain, told(7), told(dropout=0.0), told(rope=True), told(ffn_multiple=2), told(num_loops=2)}) == 6
+    assert len(told(dropout=0.0, num_columns=32, attention="full", full_attention_interval=16, linear_feature_dim=128,
+                    act="remainder", rope=True, root_bypass=False, z_norm="standard", merge_norm=True,
+                    gate_fix=True).options) <= 400  # of its column in the table  # fmt: skip
+
+
+def test_a_study_of_a_helix_has_one_config_for_each_shape() -> None:
+    axes = {
+        "helix.num_loops": {"choice": [2, 4]},
+        "seeds.topology": {"choice": [42, 43]},
+        "helix.dropout": {"choice": [0.1, 0.2]},
+        "optim.matrix_lr": {"log": [0.0003, 0.003]},
+    }
+    base = {"model": {"family": "helix"}, "helix": {"d_model": 64, "num_heads": 4}, "data": {"seq_len": 128}}
+    made = configs(control.parse_spec({**talk.SPEC, "space": axes, "base": base}))
+    assert sorted((shape.num_layers, shape.options[-12:]) for shape in made) == sorted(
+        (loops, shape_of({"model": {"family": "helix"}, "seeds": {"topology": seed}}).options[-12:])
+        for loops in (2, 4)
+        for seed in (42, 43)
+    )

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trainer.conftest import write_shard
+from trainer.batches import TrainBatches
 from trainer.data import (
     DataError,
     TokenStore,
-    TrainBatches,
     open_corpus,
     read_shard,
     read_split,
@@ -82,6 +82,13 @@ def test_a_store_that_does_not_fit_reads_the_same_tokens_from_the_host():
     resident, mapped = TokenStore(shards, CPU).gather(begins, 10), TokenStore(shards, CPU, 100).gather(begins, 10)
     assert torch.equal(resident, mapped)
     assert resident[:, 0].tolist() == [40_000, 40_090, 60_000, 60_040]
+
+
+@pytest.mark.parametrize("most_bytes", [1e9, 0])
+def test_a_row_may_lie_in_several_shards(most_bytes):
+    parts = np.split(np.arange(30).astype(np.uint16), [11, 12, 20])
+    rows = TokenStore(parts, CPU, most_bytes).gather(np.array([9, 0, 26]), 8)
+    assert rows.tolist() == [list(range(9, 17)), list(range(8)), [26, 27, 28, 29, 29, 29, 29, 29]]
 
 
 def test_past_the_end_of_a_store_its_last_token_is_repeated():

@@ -81,7 +81,7 @@ def outcome(said: list[events.Event]) -> events.Outcome:
 
 
 def weights(folder: str) -> dict[str, torch.Tensor]:
-    return torch.load(Path(folder) / checkpoint.FILE, weights_only=True)["model"]
+    return torch.load(checkpoint.newest(Path(folder)), weights_only=True)["model"]
 
 
 @pytest.fixture

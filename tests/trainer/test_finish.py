@@ -48,7 +48,7 @@ def test_scores_and_export_follow_the_outcome_and_the_artifact_is_what_was_score
     shapes = {name: tuple(parameter.shape) for name, parameter in prepared.model.named_parameters()}
     assert export.raw_bytes == packed_bytes(shapes, prepared.config.export)
     prepared.model.load_state_dict(quantize.decode(data))
-    assert prepared.validate_final.score(prepared.model, lambda: False).val_bpb == quantised.val_bpb
+    assert prepared.validation.final.score(prepared.model, lambda: False).val_bpb == quantised.val_bpb
 
 
 def test_the_weights_of_training_are_there_again_after_the_finish(exporting, tmp_path):

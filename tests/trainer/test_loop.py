@@ -155,30 +155,38 @@ def test_without_checkpoints_the_clock_never_stops_for_one(values):
 def test_a_checkpoint_of_other_values_is_refused_and_kept(values, tmp_path):
     values["checkpoint"] = {"path": str(tmp_path)}
     run(values, stop_after_step=3)
-    before = (tmp_path / checkpoint.FILE).read_bytes()
+    path = checkpoint.newest(tmp_path)
+    before = path.read_bytes()
     values["optim"] = {"matrix_lr": 0.01}
     said = run(values)
     assert isinstance(said[-1], events.Failure) and said[-1].reason == "checkpoint"
     assert "optim.matrix_lr: 0.04 saved, 0.01 wanted" in said[-1].message
-    assert (tmp_path / checkpoint.FILE).read_bytes() == before
+    assert path.read_bytes() == before
 
 
 def test_a_checkpoint_from_before_an_option_existed_is_resumed(values, tmp_path):
     values["checkpoint"] = {"path": str(tmp_path)}
     run(values, stop_after_step=3)
-    state = torch.load(tmp_path / checkpoint.FILE, weights_only=True)
+    (unbroken,) = (event for event in run(values | {"checkpoint": {}}) if isinstance(event, events.Outcome))
+    state = torch.load(checkpoint.newest(tmp_path), weights_only=True)
     del state["weights"], state["config"]["export"], state["config"]["optim"]["average"]
-    checkpoint.save(tmp_path, state)
-    assert run(values)[0].resumed_step == 3
+    state["position"] = state.pop("phases")["position"]
+    state["evaluations_done"] = state.pop("validation")["done"]
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    torch.save(state, earlier / checkpoint.FILE)
+    said = run(values | {"checkpoint": {"path": str(earlier)}})
+    assert said[0].resumed_step == 3
+    assert [event.val_bpb for event in said if isinstance(event, events.Outcome)] == [unbroken.val_bpb]
 
 
 def test_a_damaged_checkpoint_is_refused_and_kept(values, tmp_path):
     values["checkpoint"] = {"path": str(tmp_path)}
     run(values, stop_after_step=3)
-    path = tmp_path / checkpoint.FILE
+    path = checkpoint.newest(tmp_path)
     path.write_bytes(path.read_bytes()[:2000])
     said = run(values)
-    assert said[-1].reason == "checkpoint" and "cannot be read" in said[-1].message
+    assert said[-1].reason == "checkpoint" and "is damaged" in said[-1].message
     assert path.stat().st_size == 2000
 
 

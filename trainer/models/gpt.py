@@ -5,20 +5,27 @@ Shape key: B sequences, T tokens, D model width, V vocabulary.  At ModelConfig's
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Hashable
+
 import torch
 from torch import Tensor, nn
 
 from trainer.config import ModelConfig
 from trainer.models import init
 from trainer.models.attention import use_rotate_kernel
+from trainer.models.base import Groups, LanguageModel
 from trainer.models.block import Block, LaneBlock
 from trainer.models.embedding import Stem
 from trainer.models.head import Head
 from trainer.models.mlp import use_relu2_kernel
 from trainer.models.parts import Linear, rms_norm, rotary_tables
 
+PAIRS = "bigram.table.weight"
+"""Of the stem's parameters, the table of token pairs: looked up as the embedding is, and trained like it."""
 
-class GPT(nn.Module):
+
+class GPT(LanguageModel):
     """Decoder with U-Net skips: the first half of the passes through a block push, the second half pop and add.
 
     What an option adds is drawn after all else, so that with one seed the other weights begin as they do without it.
@@ -32,7 +39,6 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.dtype = dtype
-        self.compiled = False
         self.embedding = nn.Embedding(config.vocab_size, config.model_dim)
         nn.init.normal_(self.embedding.weight, std=config.embed_init_std if config.tie_embeddings else 1.0)
         one_lane = config.num_layers - config.parallel_last_layers
@@ -57,16 +63,19 @@ class GPT(nn.Module):
             init.orthogonal_([part for part in parts if isinstance(part, Linear)], gain)
 
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor, per_token: bool = False) -> Tensor:
-        """Mean cross-entropy in nats per token, float32; tokens and targets are (B, T) int64 ids.
-
-        A scalar, smoothed in training where the config says so; or (B, T), never smoothed and without gradients,
-        where it is wanted `per_token`.
-        """
+        """As LanguageModel says; the mean is smoothed in training where the config says so."""
         x = self._through_blocks(self._embedded(tokens_BT))
-        weight = self.embedding.weight if self.lm_head is None else self.lm_head.weight
         with torch.set_grad_enabled(torch.is_grad_enabled() and not per_token):
-            loss: Tensor = self.head(x, weight, targets_BT, per_token)
+            loss: Tensor = self.head(x, self._head_weight, targets_BT, per_token)
         return loss
+
+    def next_logits(self, tokens_BT: Tensor, position: int) -> Tensor:
+        x = self._through_blocks(self._embedded(tokens_BT))
+        return self.head.logits(x[:, position], self._head_weight)
+
+    @property
+    def _head_weight(self) -> Tensor:
+        return self.embedding.weight if self.lm_head is None else self.lm_head.weight
 
     def _embedded(self, tokens_BT: Tensor) -> Tensor:
         rows = self.embedding(tokens_BT).to(self.dtype)
@@ -97,9 +106,6 @@ class GPT(nn.Module):
         """Compile block by block: three graphs serve every depth, and a shape compiles once a process.
 
         On a GPU that has them, our own kernels take the place of what the compiler would make of two parts.
-
-        Args:
-            backend: of torch.compile; tests count graphs without making any code of them.
         """
         torch._dynamo.config.recompile_limit = 256
         self.compiled = True
@@ -111,6 +117,26 @@ class GPT(nn.Module):
         if self.stem is not None:
             self.stem.compile(dynamic=False, fullgraph=True, backend=backend)
         self.head.compile_parts(backend)
+
+    def groups(self) -> Groups:
+        inside = [parameter for block in self.blocks for parameter in block.named_parameters()]
+        stem = [] if self.stem is None else list(self.stem.named_parameters())
+        inside += [(name, p) for name, p in stem if name != PAIRS]
+        return {
+            "embedding": [self.embedding.weight, *(p for name, p in stem if name == PAIRS)],
+            "matrix": [p for name, p in inside if _is_matrix(name, p)],
+            "scalar": [self.skip_weights, *(p for name, p in inside if not _is_matrix(name, p))],
+            "head": [] if self.lm_head is None else [self.lm_head.weight],
+        }
+
+    @property
+    def graph_key(self) -> Hashable:
+        return dataclasses.replace(self.config, num_layers=1), self.config.block_kinds
+
+
+def _is_matrix(name: str, parameter: Tensor) -> bool:
+    # These are (2, D) and (2, 3): scales of two streams each, no matrices to orthogonalise.
+    return parameter.ndim == 2 and name not in ("resid_mix", "lane_mix")
 
 
 def _merged(x_BTD: Tensor, lane_BTD: Tensor | None) -> Tensor:

@@ -2,6 +2,9 @@
 
 Shape key: N tokens, D model width, V vocabulary.
 
+A target of NO_TARGET costs nothing and pulls at nothing; means are over the others.  Which they are is values, never
+shapes: one graph serves any number of them, and where there are none the mean is what it was without them, to the bit.
+
 Whole logits of a 50,000-word vocabulary are larger than all other activations together. In chunks, each chunk's
 logits become its gradients at once, so that one chunk is all that ever exists: the idea of Liger's and Apple's fused
 losses, from plain torch, which compiles each chunk to two kernels between its three products.
@@ -16,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+NO_TARGET = -100
+"""In place of a target id: the position has none."""
 WHOLE_VOCAB = 8_192
 """Largest vocabulary whose logits are made whole."""
 CHUNK_TOKENS = 8_192
@@ -25,35 +30,52 @@ ALIGNMENT = 64
 
 
 def token_losses(
-    x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, softcap: float, smoothing: Tensor | None = None
+    x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, softcap: float | None, smoothing: Tensor | None = None
 ) -> Tensor:
-    """(N,) losses in nats, float32 at least; the logits exist whole.
+    """(N,) losses in nats, float32 at least, 0 without a target; the logits exist whole.
 
     With `smoothing` e, a scalar, (1 - e) of the target's loss and e of the mean loss over all words.
     """
-    logits = _capped(F.linear(x_ND, weight_VD.to(x_ND.dtype)), softcap)
-    losses = F.cross_entropy(logits, targets_N, reduction="none")
+    logits = capped_logits(x_ND, weight_VD, softcap)
+    losses = F.cross_entropy(logits, targets_N, reduction="none", ignore_index=NO_TARGET)
     if smoothing is None:
         return losses
-    return losses + smoothing * (logits.gather(-1, targets_N[:, None])[:, 0] - logits.mean(-1))
+    rest = logits.gather(-1, targets_N.clamp(min=0)[:, None])[:, 0] - logits.mean(-1)
+    return losses + smoothing * torch.where(targets_N == NO_TARGET, 0.0, rest)
 
 
-def _capped(logits: Tensor, softcap: float) -> Tensor:
+def mean_over_targets(losses_N: Tensor, targets_N: Tensor) -> Tensor:
+    """The mean of losses, of those that have a target; 0 where none has."""
+    return losses_N.mean() * (targets_N.numel() / _count(targets_N).to(losses_N.dtype))
+
+
+def _count(targets_N: Tensor) -> Tensor:
+    """Targets there are, at least 1, a scalar on the device."""
+    return (targets_N != NO_TARGET).sum().clamp(min=1)
+
+
+def capped_logits(x_ND: Tensor, weight_VD: Tensor, softcap: float | None) -> Tensor:
+    """(N, V) whole, float32 at least."""
+    return _capped(F.linear(x_ND, weight_VD.to(x_ND.dtype)), softcap)
+
+
+def _capped(logits: Tensor, softcap: float | None) -> Tensor:
     wide = logits if logits.dtype == torch.float64 else logits.float()
-    return softcap * torch.tanh(wide / softcap)
+    return wide if softcap is None else softcap * torch.tanh(wide / softcap)
 
 
-def _chunk_logits(x_CD: Tensor, weight_PD: Tensor, vocab: int, softcap: float) -> tuple[Tensor, Tensor]:
+def _chunk_logits(x_CD: Tensor, weight_PD: Tensor, vocab: int, softcap: float | None) -> tuple[Tensor, Tensor]:
     """Capped logits, (C, P), filler at minus infinity; and which column is which word, (P,)."""
     words = torch.arange(weight_PD.size(0), device=x_CD.device)
     logits = _capped(F.linear(x_CD, weight_PD), softcap)
     return logits.masked_fill(words >= vocab, -torch.inf), words
 
 
-def chunk_losses(x_CD: Tensor, weight_PD: Tensor, targets_C: Tensor, vocab: int, softcap: float) -> Tensor:
+def chunk_losses(x_CD: Tensor, weight_PD: Tensor, targets_C: Tensor, vocab: int, softcap: float | None) -> Tensor:
     """(C,) losses of one chunk."""
     logits, _ = _chunk_logits(x_CD, weight_PD, vocab, softcap)
-    return logits.logsumexp(-1) - logits.gather(-1, targets_C[:, None])[:, 0]
+    losses = logits.logsumexp(-1) - logits.gather(-1, targets_C.clamp(min=0)[:, None])[:, 0]
+    return torch.where(targets_C == NO_TARGET, 0.0, losses)
 
 
 def chunk_gradients(
@@ -62,7 +84,7 @@ def chunk_gradients(
     targets_C: Tensor,
     share: Tensor,
     vocab: int,
-    softcap: float,
+    softcap: float | None,
     smoothing: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sum of one chunk's losses times `share`; its gradients (C, D) and (P, D), in x's dtype.  See `token_losses`."""
@@ -73,9 +95,11 @@ def chunk_gradients(
     if smoothing is not None:
         wanted = (1 - smoothing) * wanted + smoothing / vocab
         aim = (1 - smoothing) * aim + smoothing / vocab * torch.where(words < vocab, logits, 0.0).sum(-1)
-    loss = (normaliser - aim).sum() * share
+    has_target = targets_C != NO_TARGET
+    loss = torch.where(has_target, normaliser - aim, 0.0).sum() * share
     probability = (logits - normaliser[:, None]).exp()
-    slope = torch.where(words < vocab, 1.0 - (logits / softcap).square(), 0.0)
+    bend = 1.0 if softcap is None else 1.0 - (logits / softcap).square()
+    slope = torch.where(has_target[:, None] & (words < vocab), bend, 0.0)
     gradient = ((probability - wanted) * slope * share).to(x_CD.dtype)
     return loss, gradient @ weight_PD, gradient.mT @ x_CD
 
@@ -84,12 +108,12 @@ class ChunkedLoss:
     """Mean cross-entropy of tied or untied logits, chunk by chunk.
 
     Args:
-        vocab: words; ids of targets are below it.
-        softcap: logits are softcap · tanh(logits / softcap).
+        vocab: words; ids of targets are below it, or NO_TARGET.
+        softcap: logits are softcap · tanh(logits / softcap); None leaves them as they are.
         most_tokens: whose logits exist at a time.
     """
 
-    def __init__(self, vocab: int, softcap: float, most_tokens: int = CHUNK_TOKENS) -> None:
+    def __init__(self, vocab: int, softcap: float | None, most_tokens: int = CHUNK_TOKENS) -> None:
         self.vocab, self.softcap, self.most_tokens = vocab, softcap, most_tokens
         self.losses: Callable[..., Tensor] = chunk_losses
         self.gradients: Callable[..., tuple[Tensor, Tensor, Tensor]] = chunk_gradients
@@ -99,7 +123,7 @@ class ChunkedLoss:
         self.gradients = torch.compile(chunk_gradients, dynamic=False, fullgraph=True, backend=backend)
 
     def mean(self, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, smoothing: Tensor | None = None) -> Tensor:
-        """The mean loss, with gradients for x and weight; smoothed as in `token_losses`."""
+        """The mean loss over the targets, with gradients for x and weight; smoothed as in `token_losses`."""
         inputs = x_ND, weight_VD, targets_N, self, smoothing
         loss: Tensor = _Mean.apply(*inputs)  # type: ignore[no-untyped-call]  # torch's own
         return loss
@@ -131,7 +155,7 @@ class _Mean(torch.autograd.Function):
         x_gradients: list[Tensor] = []
         weight_gradient = torch.zeros_like(padded, dtype=weight_VD.dtype)
         total = x_ND.new_zeros((), dtype=weight_VD.dtype)
-        share = torch.full((), 1 / len(x_ND), dtype=weight_VD.dtype, device=x_ND.device)
+        share = _count(targets_N).to(weight_VD.dtype).reciprocal()
         chunk = parts.chunk_tokens(len(x_ND))
         constants = share, parts.vocab, parts.softcap, smoothing
         for x, targets in zip(torch.split(x_ND, chunk), torch.split(targets_N, chunk), strict=True):

@@ -1,0 +1,97 @@
+"""Which tokens a run trains on, and how many windows they make: from counts alone.  Standard library only.
+
+A window is T = seq_len inputs and the targets after them.  Positions are inputs, filler included; targets are what the
+loss counts.  In a stream every position has its target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from trainer.values import require
+
+SHORTEST_TAIL = 4
+"""A document's last window is left out where it has fewer targets than seq_len over this, unless it is the only one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """Which tokens, and how many a step."""
+
+    path: str = ""
+    """Folder that `sweeper data prepare` wrote: shards of each split, token_bytes.npy, manifest.json."""
+    split: Literal["train", "reserve"] = "train"
+    """Shards that are trained on; `reserve` is what `sweeper data prepare --reserve-tokens` kept out of the others."""
+    seq_len: int = 1024
+    """Tokens a sequence."""
+    windows: Literal["stream", "documents"] = "stream"
+    """`stream` cuts a shard into windows without regard to documents. In `documents` no window crosses a document's
+    end: long ones are cut into consecutive windows, short windows are filled up on the right with what is no target.
+    The loss is then the mean over the targets of a micro-batch, whatever their number, and the gradient the mean of
+    those of the micro-batches."""
+    start_window: int = 0
+    """Windows of the order (of seed, split, seq_len and kind) that earlier runs have used: this one goes on there."""
+    batch_tokens: int = 524_288
+    """Positions per optimiser step; a multiple of seq_len. In `documents` fewer of them are targets."""
+    micro_batch_tokens: int = 0
+    """Most tokens of one forward and backward pass; 0 chooses by device. Accumulation makes up the rest."""
+
+    def __post_init__(self) -> None:
+        require(self.seq_len >= 1, f"data.seq_len must be at least 1, got {self.seq_len}")
+        require(
+            self.batch_tokens >= self.seq_len and self.batch_tokens % self.seq_len == 0,
+            f"data.batch_tokens must be a positive multiple of data.seq_len ({self.seq_len}), got {self.batch_tokens}",
+        )
+        require(
+            self.micro_batch_tokens == 0 or self.micro_batch_tokens >= self.seq_len,
+            f"data.micro_batch_tokens must be 0 (choose) or at least data.seq_len ({self.seq_len}), "
+            f"got {self.micro_batch_tokens}",
+        )
+        require(self.start_window >= 0, f"data.start_window must not be negative, got {self.start_window}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowCount:
+    """What one pass over a split holds."""
+
+    windows: int
+    targets: int
+    """In all windows; less than windows x seq_len where some are filled up."""
+    dropped_windows: int = 0
+    """Tails of documents that are too short to be worth a window."""
+    dropped_targets: int = 0
+    """Targets that no window has: in those tails; in a stream, what is left at the end of each shard."""
+
+    def positions(self, seq_len: int) -> int:
+        """Inputs, filler included: what data.batch_tokens and budget.tokens count."""
+        return self.windows * seq_len
+
+
+def stream_windows(shard_tokens: Sequence[int], seq_len: int) -> WindowCount:
+    """Of shards with so many tokens each.  One window a shard is kept back, so that every offset below seq_len, at
+    which an epoch may begin its windows, leaves the same count."""
+    windows = sum(max(0, (tokens - 1) // seq_len - 1) for tokens in shard_tokens)
+    targets = sum(max(0, tokens - 1) for tokens in shard_tokens)
+    return WindowCount(windows=windows, targets=windows * seq_len, dropped_targets=targets - windows * seq_len)
+
+
+def document_windows(documents: Iterable[tuple[int, int]], seq_len: int) -> WindowCount:
+    """Of documents, given as (targets of a document, documents with so many)."""
+    windows = targets = dropped_windows = dropped_targets = 0
+    for length, count in documents:
+        whole, tail = divmod(length, seq_len)
+        dropped = whole > 0 and 0 < tail < seq_len / SHORTEST_TAIL
+        windows += count * (whole + (tail > 0 and not dropped))
+        targets += count * (length - tail * dropped)
+        dropped_windows += count * dropped
+        dropped_targets += count * dropped * tail
+    return WindowCount(
+        windows=windows, targets=targets, dropped_windows=dropped_windows, dropped_targets=dropped_targets
+    )
+
+
+def whole_steps(windows: int, data: DataConfig) -> int:
+    """Optimiser steps that so many windows last for, from data.start_window on."""
+    return max(0, windows - data.start_window) * data.seq_len // data.batch_tokens

@@ -1,0 +1,114 @@
+"""Tokens from a model, one after another.  Shape key: B sequences, T tokens, V vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.evaluate import evaluating
+from trainer.models.base import LanguageModel
+from trainer.values import require
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is drawn; the order is top_k, then top_p of what is left."""
+
+    temperature: float = 0.8
+    """Logits are divided by it; 0 takes the likeliest token."""
+    top_k: int = 50
+    """Only so many of the likeliest; 0 for all."""
+    top_p: float = 0.95
+    """Only the fewest likeliest whose probabilities reach this sum; 1 for all."""
+
+    def __post_init__(self) -> None:
+        require(self.temperature >= 0, f"temperature must not be negative, got {self.temperature}")
+        require(self.top_k >= 0, f"top_k must not be negative, got {self.top_k}")
+        require(0 < self.top_p <= 1, f"top_p must be in (0, 1], got {self.top_p}")
+
+
+def generate(
+    model: LanguageModel,
+    prompt: Sequence[int],
+    *,
+    tokens: int,
+    seq_len: int,
+    sampling: Sampling,
+    generator: torch.Generator,
+    stops: Sequence[Sequence[int]] = (),
+) -> list[int]:
+    """Continue `prompt` by up to `tokens` tokens; the continuation alone.
+
+    The model sees the last `seq_len` tokens, in one shape, so that nothing is compiled on the way.
+
+    Args:
+        prompt: token ids, at least one.
+        generator: on the host; the only source of chance, so that a run's own is left alone.
+        stops: sequences of ids; the first that the continuation ends with ends it, and is left out.
+
+    Raises:
+        ConfigError: an empty prompt.
+    """
+    require(len(prompt) > 0, "the prompt is empty; give it one token at least")
+    device = next(model.parameters()).device
+    ids = list(prompt)
+    with evaluating(model):
+        for _ in range(tokens):
+            window = ids[-seq_len:]
+            padded = torch.tensor([window + [window[-1]] * (seq_len - len(window))], device=device)
+            logits_V = model.next_logits(padded, len(window) - 1)[0].detach().float().cpu()
+            ids.append(draw(logits_V, sampling, generator))
+            for stop in stops:
+                if stop and ids[len(prompt) :][-len(stop) :] == list(stop):
+                    return ids[len(prompt) : -len(stop)]
+    return ids[len(prompt) :]
+
+
+def draw(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+    """One token id; `logits_V` is on the host."""
+    if sampling.temperature == 0:
+        return int(logits_V.argmax())
+    return int(torch.multinomial(probabilities(logits_V, sampling), 1, generator=generator))
+
+
+def probabilities(logits_V: Tensor, sampling: Sampling) -> Tensor:
+    """(V,) what `draw` draws from; 0 for what top_k and top_p leave out."""
+    scaled = logits_V / sampling.temperature
+    if sampling.top_k:
+        kept = scaled.topk(min(sampling.top_k, len(scaled)))
+        scaled = torch.full_like(scaled, float("-inf")).index_copy(0, kept.indices, kept.values)
+    shares = scaled.softmax(0)
+    if sampling.top_p < 1:
+        ordered, order = shares.sort(descending=True)
+        beyond = ordered.cumsum(0) - ordered >= sampling.top_p
+        shares = shares.index_fill(0, order[beyond], 0.0)
+    return shares / shares.sum()
+
+
+class Samples:
+    """What a model says to the same prompts at every validation.
+
+    Args:
+        prompts: each the ids of one.
+        tokens: of a continuation.
+        seq_len: that the model was trained with.
+        seed: of the draws, with the step.
+    """
+
+    def __init__(self, prompts: list[list[int]], *, tokens: int, seq_len: int, seed: int) -> None:
+        self._prompts = prompts
+        self._tokens = tokens
+        self._seq_len = seq_len
+        self._seed = seed
+
+    def of(self, model: LanguageModel, step: int) -> list[tuple[list[int], list[int]]]:
+        """Prompt and continuation of each sample; the same for the same model and step."""
+        generator = torch.Generator().manual_seed(1_000_003 * self._seed + step)
+        return [
+            (prompt, generate(model, prompt, tokens=self._tokens, seq_len=self._seq_len, sampling=Sampling(),
+                              generator=generator))
+            for prompt in self._prompts
+        ]  # fmt: skip

@@ -21,8 +21,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from trainer import device, schedule
-from trainer.config import ModelConfig, OptimConfig, ScheduleConfig
 from trainer.batches import TrainBatches
+from trainer.config import ModelConfig, OptimConfig, ScheduleConfig
 from trainer.data import open_corpus
 from trainer.models.gpt import GPT
 from trainer.optim import Optimizers

@@ -124,12 +124,12 @@ def promotions(
             continue
         finite = np.isfinite(points.val_bpb)
         line = {"color": colors[record.number % len(colors)], "width": 2}
-        name = f"promotion {record.number} of trial {record.trial}"
+        name = f"promotion {record.number}" + ("" if record.trial is None else f" of trial {record.trial}")
         x, y = rounded(points.tokens[finite], 0), rounded(points.val_bpb[finite], 5)
         hover = "%{y:.4f} at %{x:.4s} tokens<extra>" + name + "</extra>"
         data.append({"type": "scatter", "mode": "lines+markers", "name": name, "x": x, "y": y, "line": line})
         data[-1]["hovertemplate"] = hover
-        if record.trial in scores:
+        if record.trial is not None and record.trial in scores:
             data.append(_trial_score(record, scores[record.trial], line["color"]))
     values = np.array([y for trace in data for y in trace["y"]], dtype=float)
     return figure(
@@ -161,6 +161,6 @@ def plus_minus(stderr: float | None) -> str:
 def tokens_text(tokens: float) -> str:
     """A count of tokens with a unit: 1.05 M, 3 B."""
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if tokens >= size:
+        if tokens >= 0.9995 * size:  # three digits of it round up to the unit
             return f"{tokens / size:.3g} {unit}"
     return f"{tokens:.0f}"

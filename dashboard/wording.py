@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from dashboard.figures_runs import plus_minus, tokens_text
+from sweeper.promotion_records import Phase
 from sweeper.scores import label
 
 STATE_MARKS = {
@@ -18,6 +19,10 @@ STATE_MARKS = {
     "failed": "!",
     "waiting": "…",
     "paused": "⏸",
+    "PASS": "✓",
+    "FAIL": "✕",
+    "not yet": "…",
+    "not known": "?",
 }
 """A shape beside the colour of every state, for readers who do not see the colour."""
 
@@ -86,6 +91,12 @@ def clock(at: float | None) -> str:
     return "–" if at is None else moment(at).replace("T", " ").replace("Z", " UTC")
 
 
+def rate(phase: Phase) -> str:
+    """The rate of a phase as a share of the peak: `1`, `1 → 0.1 cosine`, the warm-up behind it."""
+    factor = value(phase.lr) if phase.final_lr is None else f"{value(phase.lr)} → {value(phase.final_lr)} {phase.shape}"
+    return f"{factor}, warm-up {phase.warmup:.0%}" if phase.warmup else factor
+
+
 def mark(state: str) -> str:
     """The shape of a state."""
     return STATE_MARKS.get(state, "•")
@@ -123,6 +134,6 @@ FILTERS = {
     function.__name__: function
     for function in (
         *(bpb, plus_minus, duration, value, percent, count, gibibytes, megabytes, limits, label),
-        *(moment, clock, mark, flatten, detail),
+        *(moment, clock, rate, mark, flatten, detail),
     )
 }

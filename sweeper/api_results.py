@@ -13,6 +13,7 @@ from sweeper.protocol import API
 from sweeper.records import Metric, Promotion, StudySummary, TrialRow, Worker
 from sweeper.results import Results, UnknownError
 from sweeper.run_records import RunDetail
+from sweeper.success import Success
 
 router = APIRouter(prefix=API, tags=["results"])
 
@@ -84,6 +85,15 @@ def list_promotions(name: str, results: ResultsDep) -> tuple[Promotion, ...]:
     """All promotions of a study, ascending."""
     try:
         return results.promotions(name)
+    except UnknownError as error:
+        raise HTTPException(404, str(error)) from error
+
+
+@router.get("/studies/{name}/promotions/{number}/success")
+def get_success(name: str, number: int, results: ResultsDep) -> Success:
+    """A started promotion against the criteria of its plan, one row each; no rows where the plan names none."""
+    try:
+        return results.standing(results.run(name, "promotion", number)).success
     except UnknownError as error:
         raise HTTPException(404, str(error)) from error
 

@@ -6,18 +6,30 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
-import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Never
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from sweeper import cli_data, display
+from sweeper import cli_data, cli_runs, display
+from sweeper.cli_runs import until_told
 from sweeper.client import Client
 from sweeper.errors import SweeperError
-from sweeper.options import Device, DeviceOption, ExportFormat, Host, Kind, Port, Profile, Server, Study, StudyFile
+from sweeper.options import (
+    Device,
+    DeviceOption,
+    ExportFormat,
+    Gpus,
+    Host,
+    Kind,
+    Port,
+    Profile,
+    Server,
+    Study,
+    StudyFile,
+)
 from sweeper.settings import Settings
 
 app = typer.Typer(
@@ -27,6 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cli_data.app, name="data")
+app.add_typer(cli_runs.app)
 console = Console()
 errors = Console(stderr=True)
 
@@ -56,7 +69,7 @@ def launch(
         device=device.value,
         profile=profile.value if profile else None,
     )
-    _until_told(lambda: launching.launch(order, Settings.from_environment(), console))
+    until_told(lambda: launching.launch(order, Settings.from_environment(), console))
 
 
 @app.command()
@@ -65,6 +78,7 @@ def worker(
     study: Annotated[str | None, typer.Option("--study", "-s", help="Serve this study only, and then leave.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:N for one of several.")] = "auto",
     kind: Annotated[Kind | None, typer.Option(help="Only trials, or only promotions.")] = None,
+    gpus: Gpus = 1,
     stop_grace: Annotated[float, typer.Option(help="Seconds a trainer has to obey a stop.", min=0.1)] = 30.0,
     allow_commands: Annotated[
         bool, typer.Option("--allow-commands", help="Run the command of a study that names one, as this user.")
@@ -87,6 +101,7 @@ def worker(
         identity=identity,
         allow_commands=allow_commands,
         stop_grace_seconds=stop_grace,
+        gpus=gpus,
     )
 
 
@@ -145,42 +160,6 @@ def enqueue(
     """Try these values next."""
     params = dict(_parse_assignment(text) for text in values)
     _tell(server, lambda client: client.enqueue(study, params))
-
-
-@app.command()
-def promote(
-    study: Study,
-    trial: Annotated[int | None, typer.Option(help="Left out: the best one.")] = None,
-    tokens: Annotated[str | None, typer.Option(help="3B, 500M or 20x; left out: the study file's.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    host: Host = "127.0.0.1",
-    port: Port = None,
-    device: DeviceOption = Device.auto,
-) -> None:
-    """Run a trial's values as a full run, here; the same command resumes one that was broken off."""
-    from sweeper.commands import promoting
-
-    order = promoting.Order(study=study, trial=trial, tokens=tokens, yes=yes, host=host, port=port, device=device.value)
-    _until_told(lambda: promoting.promote(order, Settings.from_environment(), console))
-
-
-@app.command()
-def bench(
-    study: StudyFile,
-    seconds: Annotated[
-        float | None, typer.Option(help="Of training a shape; left out: 5, on a CPU 3.", min=0.1)
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:N for one of several.")] = "auto",
-    profile: Profile = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON too.")] = False,
-) -> None:
-    """Measure how fast this machine trains each depth and batch of a study; forecasts and plans use it."""
-    from sweeper.commands import benching
-
-    order = benching.Order(
-        study=study, seconds=seconds, device=device, profile=profile.value if profile else None, as_json=as_json
-    )
-    _until_told(lambda: benching.bench(order, Settings.from_environment(), console))
 
 
 @app.command()
@@ -245,16 +224,6 @@ def _running_url(settings: Settings) -> str:
 def _tell(server: str | None, verb: Any) -> None:
     with Client(server or _running_url(Settings.from_environment())) as client:
         display.say(console, verb(client))
-
-
-def _until_told(work: Any) -> None:
-    """Run a command that SIGTERM must end as cleanly as Ctrl-C does."""
-
-    def interrupt(_signal: int, _frame: object) -> Never:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
-    raise typer.Exit(work())
 
 
 def main() -> None:

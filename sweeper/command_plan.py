@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweeper.errors import SweeperError
+from sweeper.plan_file import token_count
 from sweeper.study import StudySpec
-from sweeper.study_file import BudgetTable, token_count
+from sweeper.study_file import BudgetTable
 from sweeper.tables import OutcomeRow, RunRow
 
 

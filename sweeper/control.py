@@ -5,6 +5,7 @@ Every verb leaves a line in the audit trail and answers in words for the user.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal
 
@@ -100,8 +101,20 @@ def _extend(service: Service, study_id: int, spec: StudySpec) -> Done:
 
 
 def _changes(old: StudySpec, new: StudySpec) -> dict[str, str]:
-    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
-    return {key: f"{before[key]} → {after[key]}" for key in before if before[key] != after[key]}
+    before, after = (dict(_flat("", spec.model_dump(mode="json"))) for spec in (old, new))
+    paths = [path for path in dict.fromkeys([*before, *after]) if before.get(path) != after.get(path)]
+    return {path: f"{before.get(path, '(absent)')} → {after.get(path, '(absent)')}" for path in paths}
+
+
+def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Dotted path and value of everything in nested tables and in lists of tables."""
+    if isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict):
+        yield path, value
+        return
+    for key, part in value.items():
+        yield from _flat(f"{path}.{key}" if path else str(key), part)
 
 
 def _standing(spec: StudySpec, state: str, why: str, counts: Counts, changed: dict[str, str]) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Row, select
 
 from sweeper.records import Curves, Metric
 from sweeper.run_records import RunPoints
@@ -82,6 +83,12 @@ def read_points(connection: Connection, run: int) -> RunPoints:
     rows = connection.execute(query.order_by(PointRow.seq)).fetchall()
     table = np.array([tuple(row) for row in rows], dtype=float).reshape(-1, len(names))
     return RunPoints(**dict(zip(names, table.T, strict=True)))
+
+
+def read_merged(connection: Connection, attempts: Iterable[Row[Any]]) -> RunPoints:
+    """The one curve of a run's attempts, rows of the table of runs, oldest first."""
+    started = [run for run in attempts if run.started_at is not None]
+    return merge_attempts((read_points(connection, run.id), run.resumed_step) for run in started)
 
 
 def merge_attempts(attempts: Iterable[tuple[RunPoints, int]]) -> RunPoints:

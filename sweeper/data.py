@@ -7,24 +7,22 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from sweeper import golf, tokenizers
-from sweeper.documents import find_files
-from sweeper.encode import Batch, Input, encode
+from sweeper import golf, tokenizers, unfinished
+from sweeper.documents import Format, check_format, find_files
+from sweeper.encode import Input
 from sweeper.errors import SweeperError
+from sweeper.preparation import NOTE_SECONDS, VAL_FRACTION, Job, Preparation
+from sweeper.preparation import Progress as Progress
+from sweeper.preparation import Report as Report
 from sweeper.shards import (
     MANIFEST,
     SHARD_TOKENS,
-    SPLITS,
     TOKEN_BYTES,
     Manifest,
-    ShardWriter,
     folder_beside,
     load_manifest,
     publish,
@@ -33,23 +31,6 @@ from sweeper.shards import (
 
 SMALL = "small"
 """Name of the packaged corpus."""
-
-VAL_FRACTION = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far `prepare` is."""
-
-    path: Path
-    bytes_done: int
-    """Of all input files, as stored."""
-    bytes_total: int
-    documents: int
-    tokens: int
-
-
-Report = Callable[[Progress], None]
 
 
 def prepare(
@@ -60,41 +41,54 @@ def prepare(
     val_paths: Sequence[Path] = (),
     val_fraction: float = VAL_FRACTION,
     column: str = "text",
+    form: Format = "text",
+    reserve_tokens: int = 0,
     progress: Report | None = None,
     shard_tokens: int = SHARD_TOKENS,
+    note_seconds: float = NOTE_SECONDS,
 ) -> Manifest:
     """Encode text files, JSON lines or Parquet into a prepared folder, in a stream.
 
     Val is made of `val_paths`; without any, of the `val_fraction` of documents whose hash falls low
     (documents over a million characters are drawn in parts), so that the choice survives a new order of files.
-    A folder that was prepared from the same files (by name, size and time) is left as it is.
+    `reserve_tokens` at least of the rest are set aside, evenly over the input, as the split `reserve`.
+
+    A folder that was prepared from the same files (by name, size and time) is left as it is. One whose preparation
+    was interrupted, by whatever, is gone on with, and becomes what it would have become; but one that stopped at a
+    fault of the input is begun anew, as the input must change.
 
     Raises:
-        SweeperError: input that is missing or broken, an empty split, or another data set in `out`.
+        SweeperError: input that is missing or broken, an empty split, another data set in `out` or on its way there, or
+            another process that prepares it.
     """
     tokenizers.check_name(tokenizer)
     if not val_paths and not 0 < val_fraction < 1:
         raise SweeperError(f"the val fraction must be between 0 and 1, got {val_fraction}")
+    if reserve_tokens < 0:
+        raise SweeperError(f"the tokens to reserve must not be negative, got {reserve_tokens}")
     train, val = find_files(list(paths)), find_files(list(val_paths))
     if not train:
         raise SweeperError("no input: name at least one file or folder of text")
+    check_format(train + val, form)
     source: dict[str, Any] = {
         "train": [stamp(path) for path in train],
         "val": [stamp(path) for path in val] or {"fraction": val_fraction},
         "column": column,
         "shard_tokens": shard_tokens,
+        **({"reserve_tokens": reserve_tokens} if reserve_tokens else {}),  # earlier versions wrote neither
+        **({"format": form} if form != "text" else {}),
     }
-    inputs = [Input(path, "train" if val else None) for path in train] + [Input(path, "val") for path in val]
-    return _prepare(
-        inputs,
-        tokenizer,
-        out,
-        source,
+    job = Job(
+        inputs=[Input(path, "train" if val else None) for path in train] + [Input(path, "val") for path in val],
+        tokenizer=tokenizer,
+        source=source,
         val_fraction=val_fraction,
         column=column,
+        form=form,
         shard_tokens=shard_tokens,
-        progress=progress,
+        reserve_tokens=reserve_tokens,
     )
+    return _existing(out, job) or _resumable(out, job, progress, note_seconds)
 
 
 def ensure(name: str, tokenizer: str, home: Path) -> Path:
@@ -114,7 +108,7 @@ def ensure(name: str, tokenizer: str, home: Path) -> Path:
     with importlib.resources.as_file(corpus) as packed:
         inputs = [Input(packed / "train.txt.zst", "train"), Input(packed / "val.txt.zst", "val")]
         source = {"corpus": SMALL, "sha256": [_sha256(source.path) for source in inputs]}
-        _prepare(inputs, tokenizer, folder, source)
+        _at_once(folder, Job(inputs=inputs, tokenizer=tokenizer, source=source))
     return folder
 
 
@@ -136,94 +130,64 @@ def _existing_folder(folder: Path, tokenizer: str, home: Path) -> Path:
     return folder
 
 
-def _prepare(
-    inputs: list[Input],
-    tokenizer: str,
-    out: Path,
-    source: dict[str, Any],
-    *,
-    val_fraction: float = VAL_FRACTION,
-    column: str = "text",
-    shard_tokens: int = SHARD_TOKENS,
-    progress: Report | None = None,
-) -> Manifest:
-    existing = _existing(out, source, tokenizer)
-    if existing is not None:
-        return existing
-    loaded = tokenizers.load(tokenizer)
+def _at_once(out: Path, job: Job) -> None:
+    """Prepare in a folder of this process's own: others may do the same meanwhile, and the first one's stays."""
+    if _existing(out, job) is not None:
+        return
     with folder_beside(out) as folder:
-        lengths, separator = loaded.token_bytes, loaded.separator
-        with (
-            ShardWriter(folder, "train", lengths, separator, shard_tokens) as train,
-            ShardWriter(folder, "val", lengths, separator, shard_tokens) as val,
-        ):
-            _write(encode(inputs, column, loaded, val_fraction), train, val, inputs, progress)
-            records = train.finish() + val.finish()
-        manifest = Manifest(
-            tokenizer=loaded.name,
-            tokenizer_sha256=loaded.fingerprint,
-            vocab_size=lengths.shape[-1],
-            separator=separator,
-            source=source,
-            shards=tuple(records),
-        )
-        _check_splits(manifest, inputs, val_fraction)
-        np.save(folder / TOKEN_BYTES, lengths)
-        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
-        if publish(folder, out):
-            return manifest
-    faster = _existing(out, source, tokenizer)
-    assert faster is not None, f"{out} was there and is gone"
-    return faster
+        Preparation(job, folder).run()
+        publish(folder, out)
+    assert _existing(out, job) is not None, f"{out} was there and is gone"
 
 
-def _write(
-    batches: Iterator[Batch],
-    train: ShardWriter,
-    val: ShardWriter,
-    inputs: list[Input],
-    progress: Report | None,
-) -> None:
-    sizes = [source.path.stat().st_size for source in inputs]
-    before = {source.path: sum(sizes[:i]) for i, source in enumerate(inputs)}
-    for batch in batches:
-        for writer in (train, val):
-            if writer.split in batch.tokens:
-                writer.append(batch.tokens[writer.split])
-        if progress is not None:
-            progress(
-                Progress(
-                    path=batch.path,
-                    bytes_done=before[batch.path] + batch.position,
-                    bytes_total=sum(sizes),
-                    documents=train.documents + val.documents,
-                    tokens=train.tokens + val.tokens,
-                )
-            )
+def _resumable(out: Path, job: Job, progress: Report | None, note_seconds: float) -> Manifest:
+    """Prepare in the one folder there is for that, from where the last process stopped."""
+    with unfinished.claimed(out) as folder:
+        existing = _existing(out, job)  # whoever had the folder before may have finished
+        if existing is not None:
+            unfinished.discard(folder)
+            return existing
+        note = unfinished.load(folder, job.identity)
+        if note is None and (folder / MANIFEST).exists():  # killed between its last two acts
+            manifest = _existing(folder, job)
+            assert manifest is not None, "it has a manifest"
+        else:
+            manifest = _prepared(folder, job, note, progress, note_seconds)
+            unfinished.forget(folder)
+        published = publish(folder, out)
+    if not published:
+        raise SweeperError(f"{out} appeared while it was prepared; what was made is in {folder}")
+    return manifest
 
 
-def _check_splits(manifest: Manifest, inputs: list[Input], val_fraction: float) -> None:
-    files = f"{len(inputs)} file{'s' if len(inputs) > 1 else ''}, from {inputs[0].path}"
-    if not manifest.shards:
-        raise SweeperError(f"there is no text in the input ({files})")
-    for split in SPLITS:
-        if manifest.tokens(split) == 0 and inputs[-1].split is None:
-            raise SweeperError(
-                f"none of the {sum(shard.documents for shard in manifest.shards)} documents fell into {split} "
-                f"with a val fraction of {val_fraction}: name files for val with --val, or give more text"
-            )
-        if manifest.tokens(split) == 0:
-            raise SweeperError(f"there is no text in the input for {split} ({files})")
+def _prepared(
+    folder: Path, job: Job, note: unfinished.Note | None, progress: Report | None, note_seconds: float
+) -> Manifest:
+    if note is None:
+        unfinished.clear(folder)
+    preparation = Preparation(
+        job,
+        folder,
+        note=note,
+        report=progress,
+        save=lambda note: unfinished.save(folder, note),
+        note_seconds=note_seconds,
+    )
+    try:
+        return preparation.run()
+    except SweeperError:
+        unfinished.discard(folder)  # the input has a fault: mended it is another, so that this cannot be gone on with
+        raise
 
 
-def _existing(out: Path, source: dict[str, Any], tokenizer: str) -> Manifest | None:
+def _existing(out: Path, job: Job) -> Manifest | None:
     """The manifest of what is in `out` when it is what we would make; None when nothing is there."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     if not (out / MANIFEST).is_file():
         raise SweeperError(f"{out} exists and is no prepared data folder: choose another folder")
     manifest = load_manifest(out)
-    if manifest.source != source or manifest.tokenizer_sha256 != tokenizers.fingerprint(tokenizer):
+    if manifest.source != job.source or manifest.tokenizer_sha256 != tokenizers.fingerprint(job.tokenizer):
         raise SweeperError(
             f"{out} already holds other data ({manifest.tokens('train'):,} train tokens by "
             f"{manifest.tokenizer}): choose another folder, or remove this one"

@@ -104,13 +104,20 @@ def resolve(device: str) -> str:
     return device
 
 
-def environment(device: str) -> dict[str, str]:
-    """The variables under which a trainer sees `device` and no other."""
+def environment(device: str, count: int = 1) -> dict[str, str]:
+    """The variables under which a trainer sees `count` devices from `device` on, and no other."""
     if device == "cpu":
         return {"CUDA_VISIBLE_DEVICES": ""}
-    index = int(device.removeprefix("cuda:"))
+    first = int(device.removeprefix("cuda:"))
     visible = gpus()
-    return {"CUDA_VISIBLE_DEVICES": visible[index].visible if index < len(visible) else str(index)}
+    names = [visible[i].visible if i < len(visible) else str(i) for i in range(first, first + count)]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names)}
+
+
+def check_several(device: str, count: int) -> None:
+    """Raises SweeperError where there are not `count` GPUs from `device` on; CPUs may be as many as you like."""
+    if device != "cpu" and int(device.removeprefix("cuda:")) + count > len(gpus()):
+        raise SweeperError(f"--gpus {count} needs as many GPUs from {device} on; nvidia-smi shows {len(gpus())}")
 
 
 def describe(device: str) -> str:

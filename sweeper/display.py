@@ -16,6 +16,7 @@ from sweeper.scores import label
 Record = dict[str, Any]
 """A JSON object of the read API; its keys are the fields of sweeper.records."""
 
+VERDICTS = {"PASS": "bold green", "FAIL": "bold red", "not yet": "cyan", "not known": "yellow"}
 COLOURS = {"complete": "green", "pruned": "yellow", "diverged": "magenta", "stopped": "yellow", "failed": "red"}
 
 
@@ -41,7 +42,7 @@ def duration(seconds: float | None) -> str:
 def count(number: float) -> str:
     """Such as `740`, `12.3K`, `3B`."""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if number >= size:
+        if number >= 0.9995 * size:  # three digits of it round up to the unit
             return f"{number / size:.3g}{letter}"
     return f"{number:.0f}"
 
@@ -167,26 +168,59 @@ def promotion_line(promotion: Record) -> str:
     speed = promotion["tokens_per_second"]
     rest = max(0, promotion["planned_tokens"] - promotion["tokens"])
     left = f", {duration(rest / speed)} left" if speed and promotion["state"] == "running" else ""
+    whose = "" if promotion["trial"] is None else f" of trial {promotion['trial']}"
     return (
-        f"promotion {promotion['number']} of trial {promotion['trial']}: {promotion['state']} at "
+        f"promotion {promotion['number']}{whose}: {promotion['state']} at "
         f"{promotion['progress']:.1%}, {count(promotion['tokens'])} of {count(promotion['planned_tokens'])} tokens, "
         f"val_bpb {score(promotion['val_bpb'])}{left}"
         + (f", but {promotion['infeasible']}" if promotion["infeasible"] else "")
     )
 
 
+def success_view(success: Record) -> RenderableType:
+    """A promotion against its plan's criteria: the JSON of sweeper.success.Success."""
+    table = Table(box=None, pad_edge=False, expand=False)
+    for name in ("criterion", "wanted", "found", "verdict"):
+        table.add_column(name, no_wrap=name == "verdict", overflow="fold")
+    for row in success["rows"]:
+        found = Text(row["found"])
+        if row["forecast"]:
+            found.append(f"\nforecast: {row['forecast']}", "dim")
+        if row["reason"]:
+            found.append(f"\n{row['verdict']}: {row['reason']}", "dim")
+        table.add_row(row["name"], row["wanted"], found, Text(row["verdict"], VERDICTS[row["verdict"]]))
+    overall = Text(success["verdict"], VERDICTS[success["verdict"]])
+    overall.append(f": {success['reason']}" if success["reason"] else "", "default")
+    return Panel(Group(overall, *([table] if success["rows"] else [])), title="success", title_align="left")
+
+
 def plan_view(plan: PromotionPlan) -> RenderableType:
     """A promotion's plan: what it costs and what it runs."""
     table = Table(box=None, show_header=False, pad_edge=False)
-    scored = f"{label(plan.judge)} {score(plan.trial_val_bpb)}"
-    table.add_row("trial", f"{plan.trial}: {scored} at {count(plan.trial_tokens)} tokens")
-    ratio = plan.tokens / plan.trial_tokens if plan.trial_tokens else 0.0
+    if plan.trial is not None:
+        scored = f"{label(plan.judge)} {score(plan.trial_val_bpb)}"
+        table.add_row("trial", f"{plan.trial}: {scored} at {count(plan.trial_tokens)} tokens")
     if plan.tokens:  # a command may not say
-        table.add_row("tokens", f"{count(plan.tokens)} ({plan.tokens:,}), {ratio:.3g}× the trial's")
+        times = f", {plan.tokens / plan.trial_tokens:.3g}× the trial's" if plan.trial_tokens else ""
+        table.add_row("tokens", f"{count(plan.tokens)} ({plan.tokens:,}){times}")
     table.add_row("steps", f"{plan.steps:,}")
-    speed = f" at {count(plan.tokens_per_second)} tokens a second, as measured" if plan.tokens else ""
+    known = plan.tokens and plan.tokens_per_second is not None
+    speed = f" at {count(plan.tokens_per_second or 0)} tokens a second, as measured" if known else ""
     table.add_row("time", f"{duration(plan.seconds)}{speed}")
+    for phase in (plan.config.get("plan") or {}).get("phases") or ():
+        table.add_row(phase["name"], f"{count(phase['tokens'])} tokens, {_rate(phase)}")
     for path, item in plan.params.items():
         table.add_row(path, value(item))
     notes = [Text(f"• {note}") for note in plan.notes]
-    return Panel(Group(table, *notes), title=f"promote {plan.study}, trial {plan.trial}", title_align="left")
+    whose = (
+        f"{plan.name or plan.study}, by its own values" if plan.trial is None else f"{plan.study}, trial {plan.trial}"
+    )
+    return Panel(Group(table, *notes), title=f"promote {whose}", title_align="left")
+
+
+def _rate(phase: Record) -> str:
+    """The rate of a phase of a config in words."""
+    factor = value(float(phase.get("lr", 1.0)))
+    if phase.get("shape", "constant") == "constant":
+        return f"rate {factor} constant"
+    return f"rate {factor} to {value(float(phase.get('final_lr') or 0.0))} {phase['shape']}"

@@ -20,7 +20,7 @@ from rich.console import Console
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from sweeper import devices, display, hosting, launch, storage, study
+from sweeper import devices, display, files, hosting, launch, storage, study
 from sweeper.children import process_lives
 from sweeper.errors import SweeperError
 from sweeper.settings import Settings
@@ -145,7 +145,7 @@ def _data(home: Path) -> Finding:
 
 def _studies() -> Iterator[Finding]:
     well = []
-    for name in study.available():
+    for name in files.available():
         try:
             study.load(name, "cpu")
             study.load(name, "gpu")

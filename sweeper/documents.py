@@ -7,24 +7,22 @@ space that a letter follows, which is where the tokenisers' pattern splits anywa
 from __future__ import annotations
 
 import codecs
-import gzip
-import io
 import json
-import lzma
-import zlib
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
-import zstandard
-
+from sweeper import chatml
+from sweeper.compressed import SUFFIXES, uncompressed
 from sweeper.errors import SweeperError
 from sweeper.tokenizers import SEPARATOR
 
 PIECE_CHARACTERS = 1 << 20
 """Longest piece."""
+Format = Literal["text", "chatml"]
+"""What a row holds: text under a column, or a conversation."""
 
 _KINDS = {
     ".txt": "text",
@@ -34,9 +32,8 @@ _KINDS = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
 }
-_COMPRESSIONS = (".zst", ".gz", ".xz")
 _READ_BYTES = 1 << 16
-_ZSTD_BYTES = 1 << 11  # fed at once: little, as it may be thousands of times as much uncompressed
+_SEPARATOR_LINE = re.compile(re.escape(SEPARATOR.encode()) + rb"\r*(?:\n|\Z)")  # where a line begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,22 +69,33 @@ def find_files(paths: list[Path]) -> list[Path]:
     return files
 
 
-def read_pieces(path: Path, column: str) -> Iterator[Piece]:
+def check_format(files: list[Path], form: Format) -> None:
+    """Raises SweeperError for a file that cannot hold what is asked for."""
+    for file in files:
+        if form == "chatml" and _kind(file) != "jsonl":
+            raise SweeperError(f"--format chatml reads JSON lines, a conversation each; {file} is {_kind(file)}")
+
+
+def read_pieces(path: Path, column: str, form: Format = "text") -> Iterator[Piece]:
     """The documents of one file, in pieces; empty documents are left out.
 
     Text is split at lines that hold only the separator, else the file is one document.  JSON lines and
-    Parquet hold one document a row, under `column`.
+    Parquet hold one document a row, under `column`; or JSON lines a conversation, which `chatml` renders.
 
     Raises:
-        SweeperError: broken compression, UTF-8, JSON or Parquet, or a row without the column; with file
+        SweeperError: broken compression, UTF-8, JSON or Parquet, or a row of another shape; with file
             and line or row.
     """
     kind = _kind(path)
     if kind == "parquet":
         yield from _read_parquet(path, column)
         return
-    with _open(path) as (stream, stored):
-        yield from (_read_text(path, stream, stored) if kind == "text" else _read_jsonl(path, stream, stored, column))
+
+    def text_of(row: Any, where: str) -> str:
+        return chatml.render(row, where) if form == "chatml" else _column_of(row, column, where)
+
+    with uncompressed(path) as (stream, stored):
+        yield from (_read_text(path, stream, stored) if kind == "text" else _read_jsonl(path, stream, stored, text_of))
 
 
 def split_pieces(text: str) -> tuple[list[str], str]:
@@ -113,37 +121,45 @@ def _cut(text: str, start: int, end: int) -> int:
 
 
 def _read_text(path: Path, stream: IO[bytes], stored: IO[bytes]) -> Iterator[Piece]:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    held: list[str] = []  # of the current document, what has not been given out
-    length = 0
+    held = ""  # of the current document, what has not been given out
     starts = True
-    number = 1
-    line_begins = True
-    for raw in iter(lambda: stream.readline(_READ_BYTES), b""):
-        ended = raw.endswith(b"\n")
-        if line_begins and raw.rstrip(b"\r\n") == SEPARATOR.encode():
+    for text, ends in _stretches(path, stream):
+        held += text
+        if ends:
             # The line break before the separator belongs to the separator.
-            last = "".join(held).removesuffix("\n").removesuffix("\r")
-            if last:
-                yield Piece(last, starts, stored.tell())
-            held, length, starts = [], 0, True
-        else:
-            text = _decode(decoder, raw, ended, path, number)
-            held.append(text)
-            length += len(text)
-            if length > PIECE_CHARACTERS + _READ_BYTES:
-                pieces, rest = split_pieces("".join(held))
-                for piece in pieces:
-                    yield Piece(piece, starts, stored.tell())
-                    starts = False
-                held, length = [rest], len(rest)
-        line_begins = ended
-        number += ended
-    held.append(_decode(decoder, b"", True, path, number))
-    yield from _document("".join(held), stored.tell(), starts)
+            yield from _document(held.removesuffix("\n").removesuffix("\r"), stored.tell(), starts)
+            held, starts = "", True
+        elif len(held) > PIECE_CHARACTERS + _READ_BYTES:
+            pieces, held = split_pieces(held)
+            for piece in pieces:
+                yield Piece(piece, starts, stored.tell())
+                starts = False
+    yield from _document(held, stored.tell(), starts)
 
 
-def _read_jsonl(path: Path, stream: IO[bytes], stored: IO[bytes], column: str) -> Iterator[Piece]:
+def _stretches(path: Path, stream: IO[bytes]) -> Iterator[tuple[str, bool]]:
+    """The text in stretches that a separator's line, or nothing much, ends; and which of the two."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    line, line_begins = 1, True
+    while block := stream.read(_READ_BYTES):
+        if not block.endswith(b"\n"):
+            block += stream.readline(_READ_BYTES)  # a line is never cut where it may be a separator
+        begin = 0
+        for found in _SEPARATOR_LINE.finditer(block):
+            if not (block[found.start() - 1] == ord("\n") if found.start() else line_begins):
+                continue
+            yield _decode(decoder, block[begin : found.start()], True, path, line), True
+            line += block.count(b"\n", begin, found.end())
+            begin = found.end()
+        line_begins = block.endswith(b"\n")
+        yield _decode(decoder, block[begin:], line_begins, path, line), False
+        line += block.count(b"\n", begin)
+    yield _decode(decoder, b"", True, path, line), False
+
+
+def _read_jsonl(
+    path: Path, stream: IO[bytes], stored: IO[bytes], text_of: Callable[[Any, str], str]
+) -> Iterator[Piece]:
     for number, line in enumerate(stream, start=1):
         if not line.strip():
             continue
@@ -153,13 +169,16 @@ def _read_jsonl(path: Path, stream: IO[bytes], stored: IO[bytes], column: str) -
             raise _not_utf8(path, number, error) from error
         except json.JSONDecodeError as error:
             raise SweeperError(f"{path}, line {number}: not JSON: {error}") from error
-        if not isinstance(row, dict) or column not in row:
-            found = f"the keys {', '.join(row)}" if isinstance(row, dict) else f"{str(row)[:60]!r}"
-            raise SweeperError(
-                f"{path}, line {number}: expected an object with the text under {column!r}, found {found}; "
-                "name another with --column"
-            )
-        yield from _document(_as_text(row[column], f"{path}, line {number}: {column!r}"), stored.tell())
+        yield from _document(text_of(row, f"{path}, line {number}"), stored.tell())
+
+
+def _column_of(row: Any, column: str, where: str) -> str:
+    if not isinstance(row, dict) or column not in row:
+        found = f"the keys {', '.join(row)}" if isinstance(row, dict) else f"{str(row)[:60]!r}"
+        raise SweeperError(
+            f"{where}: expected an object with the text under {column!r}, found {found}; name another with --column"
+        )
+    return _as_text(row[column], f"{where}: {column!r}")
 
 
 def _read_parquet(path: Path, column: str) -> Iterator[Piece]:
@@ -210,67 +229,17 @@ def _decode(decoder: codecs.IncrementalDecoder, raw: bytes, final: bool, path: P
 
 
 def _not_utf8(path: Path, line: int, error: UnicodeDecodeError) -> SweeperError:
+    line += error.object.count(b"\n", 0, error.start)
     byte = error.object[error.start]
     return SweeperError(f"{path}, line {line}: not UTF-8 (byte 0x{byte:02x}: {error.reason}); convert the file first")
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """The file's content, uncompressed, and the stored file under it, whose position shows progress."""
-    with path.open("rb") as stored, ExitStack() as stack:
-        stream: IO[bytes] = stored
-        if path.suffix == ".zst":
-            stream = io.BufferedReader(_ZstdStream(stored), _READ_BYTES)
-        elif path.suffix == ".gz":
-            stream = io.BufferedReader(stack.enter_context(gzip.GzipFile(fileobj=stored)))
-        elif path.suffix == ".xz":
-            stream = stack.enter_context(lzma.LZMAFile(stored))
-        try:
-            yield stream, stored
-        except (zstandard.ZstdError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, EOFError) as error:
-            raise SweeperError(f"{path} cannot be decompressed: {error}") from error
-
-
-class _ZstdStream(io.RawIOBase):
-    """Zstandard frames, one after another.  zstandard's own reader takes a cut-off file for a whole one."""
-
-    def __init__(self, stored: IO[bytes]) -> None:
-        self._stored = stored
-        self._frame: zstandard.ZstdDecompressionObj | None = None
-        self._compressed = b""
-        self._ready = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, target: Any) -> int:
-        while not self._ready and (self._compressed or self._refill()):
-            if self._frame is None:
-                self._frame = zstandard.ZstdDecompressor().decompressobj()
-            self._ready = memoryview(self._frame.decompress(self._compressed))
-            self._compressed = b""
-            if self._frame.eof:
-                self._compressed = self._frame.unused_data
-                self._frame = None
-        count = min(len(target), len(self._ready))
-        target[:count] = self._ready[:count]
-        self._ready = self._ready[count:]
-        return count
-
-    def _refill(self) -> bool:
-        self._compressed = self._stored.read(_ZSTD_BYTES)
-        if not self._compressed and self._frame is not None:
-            raise EOFError("it ends in the middle of a zstd frame; is the copy complete?")
-        return bool(self._compressed)
-
-
 def _kind(path: Path) -> str | None:
-    name = Path(path.stem) if path.suffix in _COMPRESSIONS else path
+    name = Path(path.stem) if path.suffix in SUFFIXES else path
     kind = _KINDS.get(name.suffix)
     return None if kind == "parquet" and name != path else kind
 
 
 _READABLE = (
-    f"readable are {', '.join(f'*{suffix}' for suffix in _KINDS)}, "
-    f"text and JSON lines also with {', '.join(_COMPRESSIONS)}"
+    f"readable are {', '.join(f'*{suffix}' for suffix in _KINDS)}, text and JSON lines also with {', '.join(SUFFIXES)}"
 )

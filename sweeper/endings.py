@@ -117,17 +117,31 @@ def _end_promotion(service: Service, session: Session, run: RunRow) -> None:
     study = session.get(StudyRow, run.study_id)
     assert study is not None
     session.flush()
-    failures = session.scalars(
-        select(RunRow.reason)
+    failures = session.execute(
+        select(RunRow.reason, RunRow.step)
         .where(RunRow.study_id == run.study_id, RunRow.kind == "promotion", RunRow.number == run.number)
         .where(RunRow.state == "failed")
         .order_by(RunRow.attempt)
     ).all()
-    if may_repeat(failures, spec_of(study).retries):
+    if may_repeat(_at_one_place([(row.reason, row.step) for row in failures]), spec_of(study).retries):
         promotion.state = "waiting"
         service.audit(session, run.study_id, "service", "retried", promotion=run.number, reason=run.reason)
     else:
         promotion.state, promotion.ended_at = "failed", run.ended_at
+
+
+def _at_one_place(failures: Sequence[tuple[str, int]]) -> list[str]:
+    """Reasons of the failures since the run last came further than before: a long run has many nights to live through.
+
+    Args:
+        failures: reason and last step of each, oldest first.
+    """
+    reasons: list[str] = []
+    furthest = -1
+    for reason, step in failures:
+        reasons = [reason] if step > furthest else [*reasons, reason]
+        furthest = max(furthest, step)
+    return reasons
 
 
 def _pause_after_failures(service: Service, session: Session, study_id: int) -> None:

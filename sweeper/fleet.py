@@ -31,9 +31,16 @@ class Fleet:
     """Workers on this machine, kept alive until the study is complete."""
 
     def __init__(
-        self, settings: Settings, url: str, study: str, assigned: list[str], kind: RunKind | None = None
+        self,
+        settings: Settings,
+        url: str,
+        study: str,
+        assigned: list[str],
+        kind: RunKind | None = None,
+        gpus: int = 1,
     ) -> None:
-        """Start a worker on each device of `assigned` (see devices.assign)."""
+        """Start a worker on each device of `assigned` (see devices.assign), each with so many `gpus` from there on."""
+        self._gpus = gpus
         self._settings = settings
         self._url = url
         self._study = study
@@ -49,6 +56,7 @@ class Fleet:
         arguments = ["worker", "--server", self._url, "--study", self._study, "--device", device]
         # One's own machine, and this study alone: whoever launches it means what it names.
         arguments += ["--allow-commands", "--identity", identity, *(["--kind", self._kind] if self._kind else [])]
+        arguments += ["--gpus", str(self._gpus)] if self._gpus > 1 else []
         log = self._settings.home / "logs" / f"worker-{index}.log"
         return Child(arguments, self._settings, log, self._threads), identity
 

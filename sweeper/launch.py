@@ -25,10 +25,13 @@ from trainer import events
 COMMAND_VARIABLE = "SWEEPER_TRAINER"
 
 
-def command() -> list[str]:
-    """The command line of a trainer that serves."""
+def command(processes: int = 1) -> list[str]:
+    """The command line of a trainer that serves, shared among so many processes."""
     given = os.environ.get(COMMAND_VARIABLE)
-    return shlex.split(given) if given else [sys.executable, "-m", "trainer", "serve"]
+    if given:
+        return shlex.split(given)
+    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [sys.executable, *(several if processes > 1 else []), "-m", "trainer", "serve"]
 
 
 WORTH_A_FRESH_PROCESS = ("crash", "out_of_memory")
@@ -36,7 +39,17 @@ WORTH_A_FRESH_PROCESS = ("crash", "out_of_memory")
 
 
 class TrainerProcess(RunningProcess):
-    """Runs one configuration after another in a process that it keeps."""
+    """Runs one configuration after another in a process that it keeps.
+
+    Args:
+        device: of the runs; with several processes the first of theirs.
+        stop_grace_seconds: see RunningProcess.
+        processes: that share each run, a device each.
+    """
+
+    def __init__(self, device: str, *, stop_grace_seconds: float = 30.0, processes: int = 1) -> None:
+        super().__init__(device, stop_grace_seconds=stop_grace_seconds)
+        self._processes = processes
 
     def run(self, config: dict[str, Any], hang_seconds: float) -> None:
         """As RunningProcess.run; `config` holds nested TrainConfig values."""
@@ -45,7 +58,8 @@ class TrainerProcess(RunningProcess):
             self._pipes.kill()  # it died between runs, which harmed nobody
             self._pipes = None
         if self._pipes is None:
-            self._pipes = Pipes(command(), {**os.environ, **devices.environment(self._device)}, _understand)
+            environment = {**os.environ, **devices.environment(self._device, self._processes)}
+            self._pipes = Pipes(command(self._processes), environment, _understand)
         self._begin(hang_seconds)
         self._pipes.send({"request": "run", "config": config})
 

@@ -13,8 +13,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sweeper import command, endings
-from sweeper.protocol import Done, Goodbye, Grant, Hello, RunKind, Welcome
+from sweeper.protocol import DataSpec, Done, Goodbye, Grant, Hello, RunKind, Welcome
 from sweeper.service import Service, Unknown, spec_of
+from sweeper.study import StudySpec
 from sweeper.tables import LeaseRow, RunRow, StudyRow, WorkerRow
 
 LONGEST_HEARTBEAT_SECONDS = 5.0
@@ -189,6 +190,12 @@ def grant_again(service: Service, session: Session, run: RunRow) -> Grant:
     return _grant(run, lease, session.get_one(StudyRow, run.study_id))
 
 
+def _data_of(spec: StudySpec, run: RunRow) -> DataSpec:
+    """What a run is trained on: a plan may name other data than its study."""
+    of_plan = run.kind == "promotion" and bool(run.config.get("plan", {}).get("phases"))
+    return spec.plan.data if of_plan and spec.plan and spec.plan.data else spec.data
+
+
 def _grant(run: RunRow, lease: LeaseRow, study: StudyRow) -> Grant:
     spec = spec_of(study)
     promotion = run.kind == "promotion"
@@ -202,7 +209,7 @@ def _grant(run: RunRow, lease: LeaseRow, study: StudyRow) -> Grant:
         attempt=run.attempt,
         config=run.config,
         command=of_command,
-        data=spec.data,
+        data=_data_of(spec, run),
         checkpoint=f"promotions/{study.name}-{run.number}" if promotion and of_command is None else "",
         hang_seconds=spec.hang_seconds,
     )

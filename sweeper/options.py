@@ -36,4 +36,5 @@ Server = Annotated[str | None, typer.Option("--server", help="URL of the service
 Port = Annotated[int | None, typer.Option(help="Port; left out: 8765, or a free one.", min=1, max=65535)]
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in, unasked.")]
 DeviceOption = Annotated[Device, typer.Option(help="auto takes the NVIDIA GPUs where there are any.")]
+Gpus = Annotated[int, typer.Option(help="Devices that share the run, a process each under torchrun.", min=1)]
 Profile = Annotated[ProfileName | None, typer.Option(help="Left out: gpu with an NVIDIA GPU, else cpu.")]

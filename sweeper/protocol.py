@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sweeper.criteria import SuccessCriteria
+
 API = "/api/v1"
 
 RunKind = Literal["trial", "promotion"]
@@ -157,6 +159,8 @@ class PromoteRequest(Wire):
     """`3B`, `500M`, `20x` (multiple of the trial's tokens); None takes the study file's [promote]."""
     device_name: str = ""
     """Of the device that is to run it, for the plan's time; empty takes the trial's own."""
+    by_hand: bool = False
+    """Whether to run the values that the study's plan has of its own, of no trial."""
     plan_only: bool = False
 
 
@@ -164,18 +168,25 @@ class PromotionPlan(Wire):
     """What a promotion will do, in numbers; `notes` are for the reader."""
 
     study: str
-    trial: int
+    trial: int | None
+    """None for the values of the plan file itself."""
+    name: str = ""
+    """Of the plan file; empty where there is none."""
     number: int | None = None
     config: dict[str, Any]
     params: dict[str, Any]
     tokens: int
     steps: int
-    tokens_per_second: float
-    seconds: float
+    tokens_per_second: float | None
+    """None where nothing of this shape was measured yet."""
+    seconds: float | None
     """tokens / tokens_per_second."""
     trial_tokens: int
-    trial_val_bpb: float
+    """0 without a trial."""
+    trial_val_bpb: float | None
     """The score that the study judges by."""
+    success: SuccessCriteria | None = None
+    """Of a plan with phases."""
     judge: str = "final"
     length: str = ""
     """What to ask for as `tokens` to have this plan again; empty is the count of tokens."""

@@ -82,10 +82,11 @@ class RunningRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promotion:
-    """A full run of a trial's values, at its newest attempt."""
+    """A full run of a trial's values or of a plan's own, at its newest attempt."""
 
     number: int
-    trial: int
+    trial: int | None
+    """None for the values of the plan itself."""
     state: str
     attempt: int
     """0 while it waits for its first worker."""

@@ -14,11 +14,13 @@ import numpy as np
 from sqlalchemy import Connection, Engine, Row, Select, and_, case, func, or_, select
 
 from sweeper import run_scores, summary
-from sweeper.curves import CurveStore, merge_attempts, read_points
+from sweeper.curves import CurveStore, read_merged
 from sweeper.errors import SweeperError
+from sweeper.promotion_records import Standing
 from sweeper.protocol import RunKind
 from sweeper.records import Activity, Curves, Importances, Metric, Promotion, StudySummary, TrialRow, Worker
 from sweeper.run_records import Attempt, Message, RunDetail, RunPoints
+from sweeper.standing import Final, standing
 from sweeper.tables import EventRow, ExportRow, MessageRow, OutcomeRow, PromotionRow, RunRow, StudyRow, WorkerRow
 
 Version = tuple[Any, ...]
@@ -116,7 +118,7 @@ class Results:
                 .where(MessageRow.run_id.in_([run.id for run in attempts]))
                 .order_by(MessageRow.run_id, MessageRow.seq)
             ).all()
-            points = _merged(connection, attempts)
+            points = read_merged(connection, attempts)
             return RunDetail(
                 study=name,
                 kind=kind,
@@ -138,6 +140,23 @@ class Results:
                 **_of_start(said, newest.id),
             )
 
+    def standing(self, run: RunDetail) -> Standing:
+        """How a promotion stands against its plan, at this moment.
+
+        Args:
+            run: as `run` gives a promotion.
+        """
+        with self._engine.connect() as connection:
+            row = connection.execute(
+                select(PromotionRow.plan, PromotionRow.state)
+                .join(StudyRow, StudyRow.id == PromotionRow.study_id)
+                .where(StudyRow.name == run.study, PromotionRow.number == run.number)
+            ).one_or_none()
+            outcome = select(OutcomeRow.val_loss).where(OutcomeRow.run_id == run.row.run)
+            val_loss = connection.scalar(outcome.order_by(OutcomeRow.tokens.desc()).limit(1))
+        plan, state = (row.plan, row.state) if row else ({}, run.row.state)
+        return standing(run, plan, state, None if val_loss is None else Final(val_loss=val_loss), time.time())
+
     def promotions(self, name: str) -> tuple[Promotion, ...]:
         """All promotions of the study, ascending."""
         with self._engine.connect() as connection:
@@ -149,7 +168,7 @@ class Results:
             study = _study(connection, name)
             attempts = connection.execute(_runs(study.id, "promotion")).all()
             numbers = sorted({run.number for run in attempts})
-            return {n: _merged(connection, [run for run in attempts if run.number == n]) for n in numbers}
+            return {n: read_merged(connection, [run for run in attempts if run.number == n]) for n in numbers}
 
     def importances(self, name: str) -> Importances:
         """Parameter importances, computed anew only when another trial has finished."""
@@ -251,11 +270,6 @@ def _trial(row: Row[Any]) -> TrialRow:
         device_name=row.device_name,
         stop_requested=row.stop_requested,
     )
-
-
-def _merged(connection: Connection, attempts: Collection[Row[Any]]) -> RunPoints:
-    started = [run for run in attempts if run.started_at is not None]
-    return merge_attempts((read_points(connection, run.id), run.resumed_step) for run in started)
 
 
 def _of_start(said: Collection[Row[Any]], run: int) -> dict[str, Any]:

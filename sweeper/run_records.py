@@ -54,6 +54,8 @@ class RunPoints:
     train_loss: NDArray[np.float64]
     lr_factor: NDArray[np.float64]
     tokens_per_second: NDArray[np.float64]
+    val_loss: NDArray[np.float64]
+    """Nats per token."""
     val_bpb: NDArray[np.float64]
     val_bpb_stderr: NDArray[np.float64]
 
@@ -64,7 +66,7 @@ class Message:
 
     at: float
     kind: str
-    """`start`, `notice`, `log`, `end`, `failure`."""
+    """`start`, `phase`, `sample`, `notice`, `log`, `end`, `failure`."""
     body: dict[str, Any]
 
 

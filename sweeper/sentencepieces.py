@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,12 @@ class SentencePiece:
             np.array(ids[skipped:] if mark and ids[:skipped] == self._mark else ids, dtype=np.uint16)
             for ids, mark in zip(encoded, marked, strict=True)
         ]
+
+
+def decoder(path: Path) -> tuple[int, Callable[[list[int]], str]]:
+    """Ids of the model, and what makes text of them; raises as `SentencePiece`."""
+    processor = _load(path)
+    return processor.vocab_size(), processor.decode
 
 
 def _load(path: Path) -> Any:

@@ -8,16 +8,15 @@ tokens after which it does not count.
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import hashlib
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +24,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sweeper.errors import SweeperError
 
-Split = Literal["train", "val"]
+Split = Literal["train", "val", "reserve"]
 SPLITS: tuple[Split, ...] = ("train", "val")
+"""What every folder has. `reserve`, which some have, is read by nobody who does not ask for it."""
 
 SHARD_TOKENS = 100_000_000
 MAGIC, VERSION, HEADER_BYTES = 20240520, 1, 1024
@@ -62,6 +62,8 @@ class Manifest(BaseModel):
     vocab_size: int
     separator: int
     """Id of the token before each document."""
+    added_tokens: dict[str, int] = {}
+    """Ids that the data use beyond the tokenizer's own, by their marker; they stand for no text."""
     source: dict[str, Any]
     """What the data were made from, and how val was chosen: equal sources give equal shards."""
     shards: tuple[Shard, ...]
@@ -74,101 +76,6 @@ class Manifest(BaseModel):
 
     def documents(self, split: Split) -> int:
         return sum(shard.documents for shard in self.shards if shard.split == split)
-
-
-class ShardWriter:
-    """Appends tokens to the shards of one split; `finish` gives their records.
-
-    A context manager: on the way out it closes what an error has left open.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        split: Split,
-        token_bytes: NDArray[np.int16],  # (vocabulary,) or (3, vocabulary)
-        separator: int,
-        shard_tokens: int,
-    ) -> None:
-        self.split = split
-        self._folder, self._limit = folder, shard_tokens
-        self._token_bytes, self._separator = token_bytes, separator
-        self._last = separator
-        self._file: IO[bytes] | None = None
-        self._open = _Counts()
-        self._shards: list[Shard] = []
-
-    def __enter__(self) -> ShardWriter:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    @property
-    def tokens(self) -> int:
-        """Written so far, in all shards."""
-        return sum(shard.tokens for shard in self._shards) + self._open.tokens
-
-    @property
-    def documents(self) -> int:
-        """Begun so far, in all shards."""
-        return sum(shard.documents for shard in self._shards) + self._open.documents
-
-    def append(self, tokens: NDArray[np.uint16]) -> None:
-        while len(tokens):
-            if self._file is None:
-                self._file = self._path().open("wb")
-                self._file.write(bytes(HEADER_BYTES))  # filled in when the count is known
-            taken = tokens[: self._limit - self._open.tokens]
-            self._file.write(taken.astype("<u2", copy=False).tobytes())
-            self._open.tokens += len(taken)
-            self._open.bytes += text_bytes(self._token_bytes, taken, self._last)
-            self._last = int(taken[-1])
-            self._open.documents += int(np.count_nonzero(taken == self._separator))
-            if self._open.tokens == self._limit:
-                self._finish_shard()
-            tokens = tokens[len(taken) :]
-
-    def finish(self) -> list[Shard]:
-        """The records of all shards, the last one finished."""
-        if self._file is not None:
-            self._finish_shard()
-        return self._shards
-
-    def _path(self) -> Path:
-        return self._folder / f"{self.split}_{len(self._shards):06d}.bin"
-
-    def _finish_shard(self) -> None:
-        assert self._file is not None, "a shard is finished once"
-        header = np.zeros(HEADER_BYTES // 4, dtype="<i4")
-        header[:3] = MAGIC, VERSION, self._open.tokens
-        self._file.seek(0)
-        self._file.write(header.tobytes())
-        self._file.close()
-        self._file = None
-        path = self._path()
-        counts = dataclasses.asdict(self._open)
-        self._shards.append(Shard(file=path.name, split=self.split, sha256=_sha256(path), **counts))
-        self._open = _Counts()
-
-
-@dataclass(slots=True)
-class _Counts:
-    """Of the open shard."""
-
-    tokens: int = 0
-    bytes: int = 0
-    documents: int = 0
-
-
-def text_bytes(table: NDArray[np.int16], tokens: NDArray[np.uint16], before: int) -> int:
-    """Bytes of text that the tokens stand for, after the token `before`."""
-    if table.ndim == 1:
-        return int(table[tokens].sum(dtype=np.int64))
-    bare, has_space, no_space_after = table
-    previous = np.append(np.uint16(before), tokens[:-1])
-    return int(bare[tokens].sum(dtype=np.int64)) + int(np.count_nonzero(has_space[tokens] > no_space_after[previous]))
 
 
 def read_shard(path: Path) -> NDArray[np.uint16]:
@@ -229,7 +136,7 @@ def verify(folder: Path) -> Manifest:
         raise SweeperError(f"{folder / TOKEN_BYTES} must hold {manifest.vocab_size} lengths, it has {lengths.shape}")
     for shard in manifest.shards:
         path = folder / shard.file
-        if (shard.sha256 and _sha256(path) != shard.sha256) or len(read_shard(path)) != shard.tokens:
+        if (shard.sha256 and sha256(path) != shard.sha256) or len(read_shard(path)) != shard.tokens:
             raise SweeperError(
                 f"{path} has changed since it was written (sha256 differs); remove {folder} and prepare it again"
             )
@@ -261,12 +168,23 @@ def publish(folder: Path, out: Path) -> bool:
     return True
 
 
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside, flush to the disk, rename: a kill at any moment leaves what was there, or this."""
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
 def stamp(path: Path) -> dict[str, Any]:
     """What a file is recognised by, without reading it."""
     status = path.stat()
     return {"name": path.name, "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Of the file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,7 +7,6 @@ be checked before a trial runs.  What it returns, a StudySpec, is plain JSON bot
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
 import json
 import math
 import tomllib
@@ -19,7 +18,9 @@ from pydantic import Field, ValidationError
 
 from sweeper import command, scores, study_file
 from sweeper.errors import SweeperError
-from sweeper.space import Value, did_you_mean, resolve
+from sweeper.files import prefixed, read_named
+from sweeper.plan_file import Plan, load_plan
+from sweeper.space import Value, resolve
 from sweeper.study_checks import (
     check_command_paths,
     check_corners,
@@ -38,7 +39,18 @@ Profile = Literal["gpu", "cpu"]
 CURVE_FRACTIONS = (0.1, 0.2, 0.45, 0.8)
 """Shares of the budget that are validated for the curve's sake, beside the rungs."""
 
-COMPATIBLE = {"name", "description", "trials", "promote", "retries", "hang_seconds", "sampler", "pruner", "points"}
+COMPATIBLE = {
+    "name",
+    "description",
+    "trials",
+    "promote",
+    "retries",
+    "hang_seconds",
+    "sampler",
+    "pruner",
+    "points",
+    "plan",
+}
 """What may change once a study has trials; everything else decides what a score means."""
 
 
@@ -117,18 +129,32 @@ def load(name_or_path: str, profile: Profile) -> StudySpec:
         SweeperError: no such file, no TOML, or anything in it that cannot work; the message has the file,
             the path, the value, and what was expected.
     """
-    where, text = _read(name_or_path)
+    where, text = read_named(name_or_path)
     try:
         raw = tomllib.loads(text)
         StudyFile.model_validate(raw)
-        specs = {name: _resolve_profile(raw, name, Path(where).stem) for name in ("gpu", "cpu")}
+        specs = {name: _resolve_profile(raw, name, Path(where)) for name in ("gpu", "cpu")}
     except tomllib.TOMLDecodeError as error:
         raise SweeperError(f"{where} is not TOML: {error}") from error
     except ValidationError as error:
-        raise SweeperError(_at(where, explain(error, StudyFile))) from error
+        raise SweeperError(prefixed(where, explain(error, StudyFile))) from error
     except SweeperError as error:
-        raise SweeperError(_at(where, str(error))) from error
+        raise SweeperError(prefixed(where, str(error))) from error
     return specs[profile]
+
+
+def load_with_plan(name_or_path: str, profile: Profile) -> StudySpec:
+    """The study that a plan file names, with that plan as its own; the study's file is looked for beside it first.
+
+    Raises:
+        SweeperError: as `load` and `load_plan`.
+    """
+    plan, folder = load_plan(name_or_path), Path(name_or_path).parent
+    beside = folder / f"{plan.study}.toml"
+    spec = load(str(beside) if name_or_path.endswith(".toml") and beside.is_file() else plan.study, profile)
+    with_plan = spec.model_copy(update={"plan": plan.for_cpu() if profile == "cpu" else plan})
+    verify(with_plan)
+    return with_plan
 
 
 def verify(spec: StudySpec) -> None:
@@ -147,6 +173,8 @@ def verify(spec: StudySpec) -> None:
         check_judgeable(spec.space, spec._unjudgeable)
     except ValueError as error:
         raise SweeperError(str(error)) from error
+    if spec.plan is not None:
+        _verify_plan(spec, spec.plan)
     vocabulary = VOCABULARY_SIZES.get(spec.data.tokenizer)
     rows = spec.base.get("model", {}).get("vocab_size")
     if vocabulary is not None and rows is not None and rows < vocabulary:
@@ -154,6 +182,17 @@ def verify(spec: StudySpec) -> None:
             f"base.model.vocab_size must be at least {vocabulary} for the tokenizer {spec.data.tokenizer}, "
             f"got {rows}; leave it out to have it filled in"
         )
+
+
+def _verify_plan(spec: StudySpec, plan: Plan) -> None:
+    """That the plan is of this study, and a run with it can be built."""
+    if plan.study != spec.name:
+        raise SweeperError(f"plan {plan.name or '?'} is of study {plan.study!r}, not of {spec.name!r}")
+    values = plan.values or {path: axis.samples()[0] for path, axis in spec.space.items()}
+    try:
+        TrainConfig.from_dict(plan.lay_over(spec.config(values)))
+    except (ConfigError, SweeperError) as error:
+        raise SweeperError(f"plan {plan.name or '?'}: {error}") from error
 
 
 def _verify_command(spec: StudySpec, trainer: command.Command) -> None:
@@ -187,38 +226,16 @@ def json_schema() -> dict[str, Any]:
     return study_file.json_schema()
 
 
-def available() -> list[str]:
-    """Names of the studies in ./studies and of the packaged ones."""
-    packaged = [Path(entry.name) for entry in importlib.resources.files("studies").iterdir()]
-    return sorted({path.stem for path in [*Path("studies").glob("*.toml"), *packaged] if path.suffix == ".toml"})
-
-
-def _read(name_or_path: str) -> tuple[str, str]:
-    """What to call the file in messages, and its text."""
-    path = Path(name_or_path)
-    if path.suffix != ".toml" and len(path.parts) == 1:
-        path = Path("studies", f"{name_or_path}.toml")
-        packaged = importlib.resources.files("studies") / path.name
-        if not path.is_file() and packaged.is_file():
-            return str(path), packaged.read_text(encoding="utf-8")
-    try:
-        return str(path), path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        names = available()
-        raise SweeperError(
-            f"no study {name_or_path!r}: there is no file {path}{did_you_mean(name_or_path, names)}; "
-            f"known studies: {', '.join(names) or 'none'}"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise SweeperError(f"cannot read the study file {path}: {error}") from error
-
-
-def _resolve_profile(raw: dict[str, Any], profile: Profile, stem: str) -> StudySpec:
-    values = {"name": stem, **raw}
+def _resolve_profile(raw: dict[str, Any], profile: Profile, where: Path) -> StudySpec:
+    values = {"name": where.stem, **raw}
     over = values.pop("cpu", {})
     if profile == "cpu":
         values = _override(values, over)
     try:
+        if named := values.get("promote", {}).get("plan"):
+            values["plan"] = load_plan(named, where.parent).model_dump(mode="json")
+        if profile == "cpu" and "plan" in values:
+            values["plan"] = Plan.model_validate(values["plan"]).for_cpu().model_dump(mode="json")
         spec = StudySpec.model_validate({**values, "profile": profile})
         verify(spec)
     except ValidationError as error:
@@ -228,13 +245,9 @@ def _resolve_profile(raw: dict[str, Any], profile: Profile, stem: str) -> StudyS
     return spec
 
 
-def _at(where: str, message: str) -> str:
-    return "\n".join(f"{where}: {line}" for line in message.splitlines())
-
-
 def _marked(message: str, profile: Profile) -> str:
     # The GPU profile is the file as written; what fails only in the other comes of its [cpu] table.
-    return message if profile == "gpu" else _at("with [cpu] applied", message)
+    return message if profile == "gpu" else prefixed("with [cpu] applied", message)
 
 
 def _override(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

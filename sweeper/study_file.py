@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from sweeper.command import HANG_SECONDS, KNOB, Command
+from sweeper.plan_file import Plan, token_count
 from sweeper.protocol import DataSpec
 from sweeper.scores import Judge
 from sweeper.space import Axis
@@ -126,6 +127,9 @@ class Promote(Strict):
         pattern=r"^[0-9]+(\.[0-9]+)?[KMBx]?$",
         description="`3B`, `500M`, or `20x` for a multiple of the trial's tokens.",
     )
+    plan: StrictStr = Field(
+        default="", description="Plan file of the full run, by path or name; its phases then say how long it is."
+    )
 
     def count(self, trial_tokens: int) -> int:
         """Tokens of the full run of a trial that trained on `trial_tokens`."""
@@ -179,6 +183,7 @@ class Common(Strict):
         default=None, description="A training script of your own, in place of sweeper's trainer."
     )
     promote: Promote = Promote()
+    plan: Plan | None = Field(default=None, description="What promote.plan names, filled in; or the plan itself.")
     retries: StrictInt = Field(default=2, ge=0, description="Repeats of a trial whose trainer broke.")
     hang_seconds: StrictFloat = Field(default=120.0, gt=0, description="Silence after which a trainer is killed.")
 
@@ -226,19 +231,6 @@ class StudyFile(Common):
     """A sweeper study. The name is the file's, unless given."""
 
     cpu: CpuTable = CpuTable()
-
-
-def token_count(text: str, trial_tokens: int) -> int:
-    """Tokens in `3B`, `500M`, `64K`, `4096`, or `20x` (a multiple of the trial's).
-
-    Raises:
-        ValueError: another form, or nothing at all.
-    """
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([KMBx]?)", text)
-    if match is None or float(match[1]) == 0:
-        raise ValueError(f"tokens must look like 3B, 500M or 20x (times the trial's), got {text!r}")
-    unit = {"": 1, "K": 1_000, "M": 1_000_000, "B": 1_000_000_000, "x": trial_tokens}[match[2]]
-    return round(float(match[1]) * unit)
 
 
 def json_schema() -> dict[str, Any]:

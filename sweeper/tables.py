@@ -41,7 +41,8 @@ class PromotionRow(Base):
     study_id: Mapped[int] = mapped_column(ForeignKey("sweeper_studies.id"), index=True)
     number: Mapped[int]
     """Counts from 0 within the study."""
-    trial_number: Mapped[int]
+    trial_number: Mapped[int | None]
+    """None for a plan's own values."""
     plan: Mapped[dict[str, Any]]
     """A PromotionPlan."""
     state: Mapped[str] = mapped_column(String(16), default="waiting")
@@ -139,6 +140,8 @@ class OutcomeRow(Base):
     val_tokens: Mapped[int] = mapped_column(BigInteger)
     val_bpb_stderr: Mapped[float | None]
     """As in PointRow."""
+    targets: Mapped[int | None] = mapped_column(BigInteger)
+    """Of `tokens`, those that had a target; None where all had."""
 
 
 class ScoreRow(Base):

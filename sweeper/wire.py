@@ -75,8 +75,8 @@ def _fields(kind: str) -> dict[str, Any]:
 def _fits(value: Any, hint: Any) -> bool:
     if isinstance(hint, types.UnionType):
         return any(_fits(value, part) for part in typing.get_args(hint))
-    if typing.get_origin(hint) is dict:
-        return isinstance(value, dict)
+    if (origin := typing.get_origin(hint)) in (dict, list):
+        return isinstance(value, origin)
     if hint in (int, float):
         return isinstance(value, (int, hint)) and not isinstance(value, bool)
     return isinstance(value, hint)

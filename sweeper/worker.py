@@ -18,7 +18,7 @@ from concurrent import futures
 from pathlib import Path
 from typing import Any
 
-from sweeper import data, devices
+from sweeper import data, decode, devices
 from sweeper.client import Client, Refused, ServiceAway
 from sweeper.errors import SweeperError
 from sweeper.foreign import ForeignProcess
@@ -56,6 +56,7 @@ class Worker:
         allow_commands: bool = False,
         stopping: threading.Event | None = None,
         stop_grace_seconds: float = 30.0,
+        gpus: int = 1,
     ) -> None:
         """
         Args:
@@ -64,6 +65,7 @@ class Worker:
             allow_commands: run the command of a study that names one; without it, such studies are not for this worker.
             stopping: set it from a signal handler to have the worker leave.
             stop_grace_seconds: a trainer that does not obey a stop order by then is killed.
+            gpus: devices that share each run, from the first on.
         """
         self.identity = identity or new_identity()
         self.stopping = stopping or threading.Event()
@@ -71,7 +73,7 @@ class Worker:
         self._home = home
         self._device = device
         self._request = LeaseRequest(study=study, kind=kind, commands=allow_commands)
-        self._served = TrainerProcess(device, stop_grace_seconds=stop_grace_seconds)
+        self._served = TrainerProcess(device, stop_grace_seconds=stop_grace_seconds, processes=gpus)
         self._foreign = ForeignProcess(device, home / "runs" / "commands", stop_grace_seconds=stop_grace_seconds)
         self._trainer: RunningProcess = self._served
         self._heartbeat = 1.0
@@ -179,15 +181,14 @@ class Worker:
         if grant.command is not None:
             return grant.command.model_dump(mode="json")
         with futures.ThreadPoolExecutor(max_workers=1) as pool:
-            preparing = pool.submit(data.ensure, grant.data.name, grant.data.tokenizer, self._home)
+            preparing = pool.submit(self._find_data, grant)
             while futures.wait([preparing], timeout=LISTEN_SECONDS).not_done:
                 self._exchange(outbox)
         try:
-            path = preparing.result()
+            config = preparing.result()
         except (SweeperError, OSError) as error:
             outbox.add(events.to_dict(events.Failure(reason="data", message=str(error))))
             return None
-        config = {**grant.config, "data": {**grant.config.get("data", {}), "path": str(path)}}
         if grant.checkpoint:
             folder = self._home / "runs" / grant.checkpoint
             config["checkpoint"] = {**config.get("checkpoint", {}), "path": str(folder)}
@@ -195,6 +196,19 @@ class Worker:
         if self._device == "cpu" and runtime.get("device", "auto") == "auto":
             config["runtime"] = {**runtime, "device": "cpu"}
         return config
+
+    def _find_data(self, grant: Grant) -> dict[str, Any]:
+        """The grant's config with the folders of its data filled in, those of a plan's phases too."""
+
+        def folder(name: str) -> str:
+            return str(data.ensure(name, grant.data.tokenizer, self._home))
+
+        config = {**grant.config, "data": {**grant.config.get("data", {}), "path": folder(grant.data.name)}}
+        plan = config.get("plan", {})
+        phases = [
+            {**phase, "data": folder(phase["data"])} if phase.get("data") else phase for phase in plan.get("phases", ())
+        ]
+        return {**config, "plan": {**plan, "phases": phases}} if phases else config
 
     def _train(self, grant: Grant, config: dict[str, Any], outbox: Outbox) -> None:
         self._choose(grant)
@@ -206,7 +220,7 @@ class Worker:
         ordered = False
         while self._trainer.busy:
             for event in self._hear():
-                self._take(event, ordered, outbox)
+                self._take(event, ordered, outbox, grant.data.tokenizer)
             if self.stopping.is_set():
                 self._trainer.stop()
             receipt = self._exchange(outbox)
@@ -234,15 +248,15 @@ class Worker:
                 return
             patience = 0.0
 
-    def _take(self, event: dict[str, Any], ordered: bool, outbox: Outbox) -> None:
-        """Pass an event on, unless it is the end of a run that this worker itself cut short."""
+    def _take(self, event: dict[str, Any], ordered: bool, outbox: Outbox, tokenizer: str) -> None:
+        """Pass an event on, unless it is the end of a run that this worker itself cut short; samples as text."""
         if event["event"] == "end" and event["reason"] == "stopped" and not ordered:
             # A scheduler that ends a job signals the trainer too, which then stops a moment before we are told.
             if self.stopping.wait(1.0):
                 return  # goodbye says the rest: the run is repeated or resumed elsewhere
             message = "the trainer stopped though nobody had ordered it; was it sent a signal?"
             event = events.to_dict(events.Failure(reason="died", message=message))
-        outbox.add(event)
+        outbox.add(decode.with_text(event, tokenizer) if event["event"] == "sample" and tokenizer else event)
 
     def _exchange(self, outbox: Outbox) -> Receipt | None:
         return outbox.deliver() if outbox.due else None

@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from trainer import distributed, serve
+from trainer import distributed, sample, serve
 
 
 def main() -> int:
@@ -21,11 +21,15 @@ def main() -> int:
     run = commands.add_parser("run", help="train once")
     run.add_argument("config", type=Path, help="a JSON file with TrainConfig's values")
     commands.add_parser("serve", help="requests on stdin, events on stdout")
+    sampled = commands.add_parser("sample", help="continue a prompt: a request on stdin, an id a line on stdout")
+    sampled.add_argument("checkpoint", type=Path, help="a checkpoint, or the folder of a run's")
     arguments = parser.parse_args()
     if arguments.command == "serve":
         with distributed.joined() as group:
             serve.serve(group)
         return 0
+    if arguments.command == "sample":
+        return sample.run(arguments.checkpoint)
     try:
         values = json.loads(arguments.config.read_text())
     except (OSError, ValueError) as error:

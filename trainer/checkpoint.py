@@ -1,8 +1,8 @@
 """Atomic save, verified when written and when read; exact resume: model, optimisers, data, random state, clock.
 
 A folder holds `step-N.pt` files and `index.json`, which says which of them count, with the SHA-256 of each and what it
-is kept as.  A file is written beside, flushed, read back, renamed; then the index is, then files that are no longer
-kept go.  A kill at any moment leaves the state before or the state after.
+is kept as, and which data the run was trained on.  A file is written beside, flushed, read back, renamed; then the
+index is, then files that are no longer kept go.  A kill at any moment leaves the state before or the state after.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def save(
     entry = dataclasses.replace(entry, phase=same[0].phase) if same else entry
     entries = [*(one for one in known if one.step != step), entry]
     kept = _kept(sorted(entries, key=lambda one: one.step), wanted)
-    _write_index(folder, kept)
+    _write_index(folder, kept, state["config"]["data"]["path"])
     for path in folder.glob("step-*.pt"):
         if path.name not in {one.file for one in kept}:
             path.unlink()
@@ -141,7 +141,8 @@ def load(folder: Path, device: torch.device, config: dict[str, Any]) -> dict[str
     if path is None:
         return None
     state = read(path, device)
-    differences = [line for part in _THAT_MUST_AGREE for line in _differences(part, state["config"], config)]
+    saved, wanted = _wherever(state["config"]), _wherever(config)
+    differences = [line for part in _THAT_MUST_AGREE for line in _differences(part, saved, wanted)]
     if differences:
         raise CheckpointError(
             f"{path} belongs to a run with other values ({'; '.join(differences)}); "
@@ -193,10 +194,10 @@ def _read_index(folder: Path) -> list[Entry]:
     return sorted(entries, key=lambda entry: entry.step)
 
 
-def _write_index(folder: Path, entries: list[Entry]) -> None:
+def _write_index(folder: Path, entries: list[Entry], data: str) -> None:
     partial = folder / f"{INDEX}.partial"
     with partial.open("w") as file:
-        json.dump({"checkpoints": [dataclasses.asdict(entry) for entry in entries]}, file, indent=1)
+        json.dump({"data": data, "checkpoints": [dataclasses.asdict(entry) for entry in entries]}, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(folder / INDEX)
@@ -209,6 +210,12 @@ _MAY_DIFFER = {
     "data.micro_batch_tokens",
     *(f"export.{name}" for name in ("codec", "prune", "path", "code")),  # what training never sees
 }
+
+
+def _wherever(config: dict[str, Any]) -> dict[str, Any]:
+    """The config without where a plan's data lies."""
+    phases = [{**phase, "data": bool(phase["data"])} for phase in config["plan"]["phases"]]
+    return {**config, "plan": {**config["plan"], "phases": phases}}
 
 
 def _differences(part: str, saved: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

@@ -99,13 +99,16 @@ class Phase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """What the model makes of a prompt, as ids of its tokeniser."""
+    """What the model makes of a prompt, as ids of its tokeniser; whoever has that can add the text."""
 
     kind: ClassVar[str] = "sample"
     step: int
     tokens: int
-    prompt: list[int]
-    continuation: list[int]
+    prompt_ids: list[int]
+    ids: list[int]
+    """Of the continuation alone."""
+    prompt: str = ""
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,24 +31,16 @@ class Sampling:
         require(0 < self.top_p <= 1, f"top_p must be in (0, 1], got {self.top_p}")
 
 
-def generate(
-    model: LanguageModel,
-    prompt: Sequence[int],
-    *,
-    tokens: int,
-    seq_len: int,
-    sampling: Sampling,
-    generator: torch.Generator,
-    stops: Sequence[Sequence[int]] = (),
-) -> list[int]:
-    """Continue `prompt` by up to `tokens` tokens; the continuation alone.
+def stream(
+    model: LanguageModel, prompt: Sequence[int], *, seq_len: int, sampling: Sampling, generator: torch.Generator
+) -> Iterator[int]:
+    """The tokens that follow `prompt`, for as long as they are asked for.
 
     The model sees the last `seq_len` tokens, in one shape, so that nothing is compiled on the way.
 
     Args:
         prompt: token ids, at least one.
         generator: on the host; the only source of chance, so that a run's own is left alone.
-        stops: sequences of ids; the first that the continuation ends with ends it, and is left out.
 
     Raises:
         ConfigError: an empty prompt.
@@ -55,16 +48,24 @@ def generate(
     require(len(prompt) > 0, "the prompt is empty; give it one token at least")
     device = next(model.parameters()).device
     ids = list(prompt)
-    with evaluating(model):
-        for _ in range(tokens):
-            window = ids[-seq_len:]
-            padded = torch.tensor([window + [window[-1]] * (seq_len - len(window))], device=device)
+    while True:
+        window = ids[-seq_len:]
+        padded = torch.tensor([window + [window[-1]] * (seq_len - len(window))], device=device)
+        with evaluating(model):
             logits_V = model.next_logits(padded, len(window) - 1)[0].detach().float().cpu()
-            ids.append(draw(logits_V, sampling, generator))
-            for stop in stops:
-                if stop and ids[len(prompt) :][-len(stop) :] == list(stop):
-                    return ids[len(prompt) : -len(stop)]
-    return ids[len(prompt) :]
+        ids.append(draw(logits_V, sampling, generator))
+        yield ids[-1]
+
+
+def generate(tokens: Iterable[int], most: int, stops: Sequence[Sequence[int]] = ()) -> list[int]:
+    """Up to `most` of the tokens; the first of `stops`, sequences of ids, that they end with ends them, left out."""
+    ids: list[int] = []
+    for token in itertools.islice(tokens, most):
+        ids.append(token)
+        for stop in stops:
+            if stop and ids[-len(stop) :] == list(stop):
+                return ids[: -len(stop)]
+    return ids
 
 
 def draw(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
@@ -107,8 +108,8 @@ class Samples:
     def of(self, model: LanguageModel, step: int) -> list[tuple[list[int], list[int]]]:
         """Prompt and continuation of each sample; the same for the same model and step."""
         generator = torch.Generator().manual_seed(1_000_003 * self._seed + step)
-        return [
-            (prompt, generate(model, prompt, tokens=self._tokens, seq_len=self._seq_len, sampling=Sampling(),
-                              generator=generator))
-            for prompt in self._prompts
-        ]  # fmt: skip
+        said = []
+        for prompt in self._prompts:
+            tokens = stream(model, prompt, seq_len=self._seq_len, sampling=Sampling(), generator=generator)
+            said.append((prompt, generate(tokens, self._tokens)))
+        return said

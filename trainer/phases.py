@@ -10,7 +10,7 @@ import torch
 
 from trainer import schedule
 from trainer.batches import TrainBatches, batches_for
-from trainer.config import PhaseConfig, TrainConfig
+from trainer.config import PhaseConfig, PlanConfig, TrainConfig
 from trainer.data import Corpus, DataError, corpus_for
 
 Source = tuple[str, str, str]
@@ -114,7 +114,7 @@ class Phases:
             split=split,  # type: ignore[arg-type]  # of a checked config
             windows=windows,  # type: ignore[arg-type]
         )
-        return dataclasses.replace(self._config, data=data)
+        return dataclasses.replace(self._config, data=data, plan=PlanConfig())
 
     def _open(self) -> TrainBatches:
         config = self._config_of(self._source)
@@ -136,5 +136,5 @@ class Phases:
                 raise DataError(
                     f"{names} would take {windows * data.seq_len:,} tokens, but the {source[1]} split of "
                     f"{config.data.path!r} has {there} windows, {there * data.seq_len:,} tokens; prepare more text, "
-                    "plan fewer tokens, or set plan.repeat_data"
+                    "plan fewer tokens, or let the plan repeat it (repeat_data = true)"
                 )

@@ -96,7 +96,7 @@ class Validation:
             )
         )
         for prompt, continuation in self._samples.of(model, clock.step):
-            self._emit(events.Sample(**place, prompt=prompt, continuation=continuation))
+            self._emit(events.Sample(**place, prompt_ids=prompt, ids=continuation))
         if findings := model.findings():
             self._emit(events.Notice(message=f"at {fraction:.0%} of the budget: {findings}"))
         return score

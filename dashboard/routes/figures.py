@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request, Response
 
-from dashboard import figures, figures_runs, figures_space
+from dashboard import figures, figures_promotions, figures_runs, figures_space
 from dashboard.theme import THEMES, Figure, Theme, ThemeName
 from sweeper.api_results import ResultsDep
 from sweeper.protocol import RunKind
@@ -122,6 +122,8 @@ def run_figures(name: str, kinds: str, number: int, results: ResultsDep, theme: 
         "run": figures_runs.run(detail, THEMES[theme], best=best),
         "throughput": figures_runs.throughput(detail, THEMES[theme]),
     }
+    if known[kinds] == "promotion":
+        drawn["forecast"] = figures_promotions.forecast(results.standing(detail), THEMES[theme])
     return _json((drawn, ""), {"Cache-Control": "no-store"})
 
 

@@ -90,11 +90,13 @@ def run_page(results: Results, state: StudyState, cursor: str, kind: RunKind, nu
     except UnknownError as error:
         raise HTTPException(404, str(error)) from error
     record = next((p for p in summary.promotions if kind == "promotion" and p.number == number), None)
+    standing = results.standing(detail) if kind == "promotion" else None
     return page(
         "run.html",
         study=summary,
         run=detail,
         promotion=record,
+        standing=standing,
         cursor=cursor,
         names=short_names(summary.axes),
         neighbours=_neighbours(sorted(state.trials), number),

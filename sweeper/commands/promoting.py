@@ -19,6 +19,7 @@ from sweeper.errors import SweeperError
 from sweeper.protocol import PromoteRequest, PromotionPlan
 from sweeper.scores import label
 from sweeper.settings import Settings
+from sweeper.study import Profile, StudySpec, load_with_plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,34 @@ class Order:
     host: str
     port: int | None
     device: devices.Wish
+    gpus: int = 1
+    plan: str = ""
+    """Of `sweeper run`: the plan file."""
+    spec: StudySpec | None = None
+    """Of `sweeper run`: the study with that plan in it, to be created or changed first."""
+
+
+def by_hand(
+    plan: str, profile: Profile | None, *, yes: bool, host: str, port: int | None, device: devices.Wish, gpus: int
+) -> Order:
+    """What `sweeper run` asks for.
+
+    Raises:
+        SweeperError: a plan or its study that cannot be read, or do not fit.
+    """
+    spec = load_with_plan(plan, profile or ("cpu" if device == "cpu" else devices.profile()))
+    return Order(
+        study=spec.name,
+        trial=None,
+        tokens=None,
+        yes=yes,
+        host=host,
+        port=port,
+        device=device,
+        gpus=gpus,
+        plan=plan,
+        spec=spec,
+    )
 
 
 def promote(order: Order, settings: Settings, console: Console) -> int:
@@ -41,15 +70,19 @@ def promote(order: Order, settings: Settings, console: Console) -> int:
         SweeperError: an unknown study or trial, or nobody to ask and no --yes.
     """
     assigned = devices.assign(order.device, 1)
+    devices.check_several(assigned[0], order.gpus)
     service = hosting.Service(settings, order.host, order.port)
     try:
         with Client(service.url) as client:
             fleet.bury_dead_workers(client)
+            if order.spec is not None:
+                display.say(console, client.create_study(order.spec.model_dump(mode="json")))
             number = _agree(order, devices.describe(assigned[0]), client, console)
             if number is None:
                 return 0
             display.say(console, f"dashboard: {service.url}/studies/{order.study}")
-            with workers(fleet.Fleet(settings, service.url, order.study, assigned, "promotion"), console) as hands:
+            crew = fleet.Fleet(settings, service.url, order.study, assigned, "promotion", order.gpus)
+            with workers(crew, console) as hands:
                 return _watch(order, number, service, hands, client, console)
     except KeyboardInterrupt:
         display.say(
@@ -65,15 +98,22 @@ def _command(order: Order) -> str:
         "--trial": order.trial,
         "--tokens": order.tokens,
         "--device": None if order.device == "auto" else order.device,
+        "--gpus": order.gpus if order.gpus > 1 else None,
     }
-    words = ["sweeper", "promote", "--study", order.study]
+    words = ["sweeper", "run", order.plan] if order.spec is not None else ["sweeper", "promote", "--study", order.study]
     words += [word for option, value in given.items() if value is not None for word in (option, str(value))]
     return shlex.join(words)
 
 
 def _agree(order: Order, device_name: str, client: Client, console: Console) -> int | None:
     """The number of the promotion to run, new or unfinished; None when the user declined."""
-    request = PromoteRequest(trial=order.trial, tokens=order.tokens, device_name=device_name, plan_only=True)
+    request = PromoteRequest(
+        trial=order.trial,
+        tokens=order.tokens,
+        device_name=device_name,
+        by_hand=order.spec is not None,
+        plan_only=True,
+    )
     plan = client.promote(order.study, request)
     unfinished = _unfinished(plan, client.study(order.study))
     if unfinished is not None:
@@ -86,10 +126,9 @@ def _agree(order: Order, device_name: str, client: Client, console: Console) -> 
         if not typer.confirm("Start this run?"):
             return None
     # What was shown is what runs, even if a better trial has come in since.
-    created = client.promote(
-        order.study,
-        PromoteRequest(trial=plan.trial, tokens=plan.length or str(plan.tokens), device_name=device_name),
-    )
+    tokens = None if plan.name else plan.length or str(plan.tokens)
+    exact = request.model_copy(update={"trial": plan.trial, "tokens": tokens, "plan_only": False})
+    created = client.promote(order.study, exact)
     assert created.number is not None
     return created.number
 
@@ -138,19 +177,19 @@ def _watch(
 
 def _conclude(order: Order, promotion: Record, client: Client, console: Console) -> int:
     name = f"promotion {promotion['number']} of {order.study}"
+    if (success := client.get(f"/studies/{order.study}/promotions/{promotion['number']}/success"))["rows"]:
+        console.print(display.success_view(success))
     if promotion["state"] != "complete":
         reason = f": {promotion['reason']}" if promotion["reason"] else ""
         display.say(console, f"{name} is {promotion['state']}{reason}", "red")
         return 1
-    trial = client.get(f"/studies/{order.study}/trials/{promotion['trial']}")["row"]
     judge = client.study(order.study)["judge"]
-    display.say(
-        console,
-        f"{name} is complete: {label(judge)} {promotion['val_bpb']:.6f} after "
-        f"{display.count(promotion['tokens'])} tokens; trial {promotion['trial']} had "
-        f"{display.score(trial['score'])} after {display.count(trial['tokens'])}",
-        "green",
-    )
+    told = f"{label(judge)} {promotion['val_bpb']:.6f} after {display.count(promotion['tokens'])} tokens"
+    if promotion["trial"] is not None:
+        trial = client.get(f"/studies/{order.study}/trials/{promotion['trial']}")["row"]
+        score, tokens = display.score(trial["score"]), display.count(trial["tokens"])
+        told += f"; trial {promotion['trial']} had {score} after {tokens}"
+    display.say(console, f"{name} is complete: {told}", "green")
     if promotion["infeasible"]:
         display.say(console, f"it breaks a limit of the study: {promotion['infeasible']}", "red")
     return 0

@@ -54,12 +54,18 @@ def status(settings: Settings, study: str | None, console: Console) -> None:
             console.print(display.studies_table([dataclasses.asdict(found) for found in results.studies()]))
             return
         summary = dataclasses.asdict(results.study(study))
+        started = [found["number"] for found in summary["promotions"] if found["attempt"]]
+        tables = {number: results.standing(results.run(study, "promotion", number)).success for number in started}
     state = "complete" if summary["finished"] else summary["state"]
     lines = [f"{study}: {state} ({summary['profile']} profile)", display.counts_line(summary)]
     lines += [display.best_line(summary)]
     lines += [display.run_line(run) for run in summary["running"]]
-    lines += [display.promotion_line(promotion) for promotion in summary["promotions"]]
     display.say(console, "\n".join(lines))
+    for promotion in summary["promotions"]:
+        display.say(console, display.promotion_line(promotion))
+        table = tables.get(promotion["number"])
+        if table is not None and table.rows:
+            console.print(display.success_view(dataclasses.asdict(table)))
 
 
 def export_study(settings: Settings, study: str, form: exporting.Format, folder: Path) -> list[Path]:

@@ -22,6 +22,7 @@ def work(
     identity: str,
     allow_commands: bool,
     stop_grace_seconds: float,
+    gpus: int = 1,
 ) -> None:
     """Serve until there is no more work, or a signal or the loss of the keeper says to leave."""
     stopping = threading.Event()
@@ -33,6 +34,7 @@ def work(
             client,
             settings.home,
             device=devices.resolve(device),
+            gpus=gpus,
             identity=identity,
             study=study,
             kind=kind,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +107,20 @@ class Writer:
         *,
         tokens: int,
         first_step: int = 0,
+        said: Sequence[tuple[str, dict[str, Any]]] = (),
+        points_are: Sequence[dict[str, Any]] = (),
         **columns: Any,
     ) -> int:
-        """One run of either kind; `tokens` is its whole budget."""
+        """One run of either kind; `tokens` is its whole budget.
+
+        Args:
+            said: further messages, as (kind, body).
+            points_are: rows of points to write in place of those that are made up.
+        """
         steps = 500
         quality = abs(np.log(params["optim.matrix_lr"] / 0.03)) + params["optim.matrix_weight_decay"]
         curve = self._curve(points, progress, quality + 0.02 * self.random.standard_normal(), steps, tokens)
-        curve = [point for point in curve if point["step"] > first_step]
+        curve = list(points_are) or [point for point in curve if point["step"] > first_step]
         started = self.now - 800 + 20 * (number % 40)
         values = {
             "worker": "worker-1",
@@ -127,6 +135,7 @@ class Writer:
             ),
             "score": curve[-1]["val_bpb"] - 0.001 if state == "complete" and curve else None,
             "score_stderr": 0.0017 if state == "complete" else None,
+            "config": TrainConfig().to_dict(),
             **columns,
         }
         with Session(self.engine) as session:
@@ -135,7 +144,6 @@ class Writer:
                 kind=kind,
                 number=number,
                 params=params,
-                config=TrainConfig().to_dict(),
                 state=state,
                 created_at=started,
                 last_seq=len(curve) + 1,
@@ -162,6 +170,10 @@ class Writer:
                     )
                 )  # fmt: skip
             session.add_all(self._messages(run, started, state, len(curve)))
+            session.add_all(
+                MessageRow(run_id=run, seq=len(curve) + 10 + place, at=started + 5 + place, kind=kind, body=body)
+                for place, (kind, body) in enumerate(said)
+            )
             session.commit()
         return run
 
@@ -209,12 +221,15 @@ class Writer:
             rows.append(MessageRow(run_id=run, seq=last + 2, at=started + 22, kind="failure", body=body))
         return rows
 
-    def promotion(self, number: int, trial: int, state: str = "running", *, tokens: int = 80_000_000) -> None:
-        """A promotion that waits, as `promote` leaves it."""
+    def promotion(
+        self, number: int, trial: int | None, state: str = "running", *, tokens: int = 80_000_000, **plan: Any
+    ) -> None:
+        """A promotion as `promote` leaves it."""
         with Session(self.engine) as session:
             session.add(
                 PromotionRow(
-                    study_id=self.study_id, number=number, trial_number=trial, plan={"tokens": tokens}, state=state,
+                    study_id=self.study_id, number=number, trial_number=trial, plan={"tokens": tokens, **plan},
+                    state=state,
                     created_at=self.now,
                 )
             )  # fmt: skip

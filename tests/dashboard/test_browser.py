@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.dashboard.planned import planned
 from tests.dashboard.serve import app_over, served
 from tests.dashboard.synthetic import Writer
 
@@ -184,3 +185,30 @@ def test_dark_and_light_figures_differ(server, writer, watched):
     expect(page.locator("[data-figure=curves]")).not_to_have_attribute("data-drawn", str(drawn))
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != light
     assert page.evaluate("document.querySelector('[data-figure=curves] .plot').layout.font.color") == "#e5eaf1"
+
+
+@pytest.mark.parametrize("watched", [(1440, 900), (390, 844)], indirect=True)
+def test_a_promotion_shows_phases_success_and_samples_and_follows_its_run(server, writer, watched):
+    run = planned(writer, 0, progress=0.3)
+    page = watched.page
+    page.goto(f"{server}{STUDY}/promotions/0")
+    scroll_through(page)
+    for key in ("run", "throughput", "forecast"):
+        wait_for_figure(page, key)
+    assert page.locator("[data-figure=forecast] .scatterlayer .trace").count() == 4
+    for heading in ("Phases", "Success", "Samples", "Parameters and topology"):
+        expect(page.get_by_role("heading", name=heading, exact=True)).to_be_visible()
+    expect(page.locator("#run-phases tbody tr")).to_have_count(4)
+    expect(page.locator("#run-phases .phases > div")).to_have_count(4)
+    expect(page.locator("#run-success tbody tr")).to_have_count(7)
+    expect(page.locator("#run-success tbody tr").first).to_contain_text("PASS")
+    expect(page.locator("#run-samples .prompt").first).to_have_text("Once <b>upon")
+    assert page.evaluate("document.documentElement.scrollWidth") == page.viewport_size["width"]
+    wide, narrow = page.locator("#run-phases .phases > div").first, page.locator("#run-phases .phases > div").last
+    assert wide.bounding_box()["width"] > 3 * narrow.bounding_box()["width"], "as wide as their tokens are many"
+    expect(page.locator("#live")).to_have_text("live")
+    writer.advance(run, tokens=1_600_000_000, progress=0.51, last_seq=99)
+    expect(page.locator("#run-phases tbody tr").nth(1)).to_contain_text("running")
+    expect(page.locator("#run-phases tbody tr").first).to_contain_text("complete")
+    expect(page.locator("#run-success")).to_contain_text("1,600,000,000 positions")
+    assert watched.problems == []

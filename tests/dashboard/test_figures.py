@@ -10,10 +10,13 @@ import numpy as np
 import plotly.graph_objects
 import pytest
 
-from dashboard import figures, figures_runs, figures_space
+from dashboard import figures, figures_promotions, figures_runs, figures_space
 from dashboard.theme import DARK, LIGHT, Figure
 from sweeper.records import Axis, Curves, Importances, Promotion, TrialRow
+from sweeper.results import Results
 from sweeper.run_records import RunDetail, RunPoints
+from tests.dashboard.planned import planned
+from tests.dashboard.synthetic import Writer, new_engine
 
 LR = Axis(path="optim.matrix_lr", scale="log", low=0.001, high=0.1)
 DEPTH = Axis(path="model.num_layers", scale="linear", low=2, high=6, integer=True)
@@ -70,7 +73,7 @@ def points(steps: list[int], bpb: list[float]) -> RunPoints:
     empty = np.full(len(steps), np.nan)
     return RunPoints(
         step=column, tokens=column * 1000, seconds=column, progress=column / 10, train_loss=empty, lr_factor=empty,
-        tokens_per_second=empty, val_bpb=np.array(bpb), val_bpb_stderr=np.full(len(bpb), 0.002),
+        tokens_per_second=empty, val_loss=np.array(bpb), val_bpb=np.array(bpb), val_bpb_stderr=np.full(len(bpb), 0.002),
     )  # fmt: skip
 
 
@@ -232,7 +235,9 @@ def test_promotions_are_drawn_over_tokens_beside_the_trials_score():
     assert named(figure, "score of trial 4")["x"] == [0, 10_000]
 
 
-@pytest.mark.parametrize(("tokens", "text"), [(950, "950"), (4_096, "4.1 K"), (3.2e6, "3.2 M"), (3e9, "3 B")])
+@pytest.mark.parametrize(
+    ("tokens", "text"), [(950, "950"), (4_096, "4.1 K"), (3.2e6, "3.2 M"), (999_997_440, "1 B"), (3e9, "3 B")]
+)
 def test_token_counts_have_units(tokens, text):
     assert figures_runs.tokens_text(tokens) == text
 
@@ -252,3 +257,20 @@ def detail(points: RunPoints) -> RunDetail:
         artifact=None, messages=(), attempts=(), versions={}, git_commit="", parameters=None, peak_memory_bytes=0,
         resumed_step=0, step=2, compiled_graphs=None, graph_breaks=None, devices=1,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK])
+@pytest.mark.parametrize("progress", [0.0, 0.01, 0.3, 0.75])
+def test_a_forecast_is_valid_and_says_why_where_there_is_none(theme, progress, tmp_path):
+    engine = new_engine(tmp_path)
+    planned(Writer(engine), 0, progress=progress)
+    results = Results(engine)
+    standing = results.standing(results.run("lr-wd-batch", "promotion", 0))
+    drawn = figures_promotions.forecast(standing, theme)
+    engine.dispose()
+    assert_valid(drawn)
+    band = [trace for trace in drawn["data"] if trace["name"].startswith("law of")]
+    notes = [note["text"] for note in drawn["layout"]["annotations"] if note["text"].startswith("no forecast")]
+    assert (len(band), len(notes)) == ((1, 0) if progress == 0.3 else (0, 1))
+    names = [note["text"] for note in drawn["layout"]["annotations"] if not note["text"].startswith("no forecast")]
+    assert names == ["pretrain-1", "pretrain-2", "pretrain-3", "instruct"]

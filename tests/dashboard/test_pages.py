@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from sweeper.tables import ExportRow, ScoreRow, StudyRow
 from tests.dashboard import synthetic
+from tests.dashboard.planned import planned
 from tests.dashboard.serve import app_over, served
 from tests.dashboard.synthetic import Writer
 
@@ -192,6 +193,70 @@ def test_a_promotion_has_a_page(client, writer):
     assert "Promotion 0" in page
     assert f"{STUDY}/trials/4" in page
     assert client.get(f"{STUDY}/promotions/0/figures").json()["figures"]
+
+
+def test_a_planned_promotion_shows_phases_success_samples_and_parameters(client, writer):
+    planned(writer, 0, progress=0.3)
+    page = client.get(f"{STUDY}/promotions/0").text
+    text = text_of(page)
+    assert re.search(r"pretrain-1 ▶ running 62% 936 M / 1.5 B 1, warm-up 1%", text)
+    assert re.search(r"pretrain-3 … waiting 0% 0 / 500 M 0.5 → 0.05 cosine", text)
+    assert re.search(r"instruct instruct … waiting .* by documents keep 0.05", text)
+    assert "936 M of 3.12 B tokens · 40 K tokens/s · 16 h 39 min left" in text
+    assert re.search(r"active parameters 27,500,000 ± 1% 27,500,548 .* ✓ PASS", text)
+    assert "forecast 109.1 by the plan" in text
+    assert "… not yet the run goes on" in text
+    assert '<span class="prompt">Once &lt;b&gt;upon</span> a time, number 2' in page
+    assert page.index("number 2") < page.index("number 1<")
+    assert "Parameters and topology" in text and "8f3a1c" in text and "n0→n3" in text
+    assert "of which never trained 4,209,666" in text
+    assert page.count("number 2") == 1, "samples are not repeated among the events"
+    assert "27500548" not in text and "repeat data" not in text, "neither the model nor the plan is dumped"
+
+
+def test_a_run_of_a_plans_own_values_belongs_to_no_trial(client, writer):
+    writer.promotion(0, trial=None)
+    writer.run("promotion", 0, "running", writer.params(), 0.4, 40, tokens=80_000_000)
+    assert "/trials/None" not in client.get(f"{STUDY}/promotions/0").text
+    study = client.get(STUDY).text
+    assert "the plan's own values" in study.replace("&#39;", "'") and "/trials/None" not in study
+    drawn = client.get(f"{STUDY}/figures/promotions").json()["figures"]["promotions"]
+    assert [trace["name"] for trace in drawn["data"]] == ["promotion 0"]
+
+
+def test_the_success_table_as_json(client, writer):
+    planned(writer, 0, "complete", progress=1.0)
+    writer.promotion(1, 4)
+    writer.run("promotion", 1, "running", writer.params(), 0.4, 40, tokens=80_000_000)
+    api = "/api/v1/studies/lr-wd-batch/promotions"
+    table = client.get(f"{api}/0/success").json()
+    assert table["verdict"] == "PASS"
+    assert {row["name"]: row["verdict"] for row in table["rows"]}["val PPL"] == "PASS"
+    assert set(table["rows"][0]) == {"name", "wanted", "found", "number", "verdict", "reason", "forecast", "note"}
+    assert client.get(f"{api}/1/success").json() == {
+        "verdict": "not known", "reason": "the plan names no criteria", "rows": [],
+    }  # fmt: skip
+    assert client.get(f"{api}/7/success").status_code == 404
+    assert client.get("/api/v1/studies/none/promotions/0/success").status_code == 404
+
+
+def test_the_forecast_of_a_promotion_is_a_figure_and_of_a_trial_none(client, writer):
+    planned(writer, 0, progress=0.3)
+    planned(writer, 1, progress=0.01)
+    writer.trial(0)
+    drawn = client.get(f"{STUDY}/promotions/0/figures").json()["figures"]["forecast"]
+    assert [trace["name"] for trace in drawn["data"]][1:] == [
+        "95 % of measurements", "law of pretrain-1, 12 points", "held-out loss",
+    ]  # fmt: skip
+    assert len(drawn["layout"]["shapes"]) == 3
+    assert set(client.get(f"{STUDY}/trials/0/figures").json()["figures"]) == {"run", "throughput"}
+
+
+def test_a_planned_promotion_without_any_point_has_a_page(client, writer):
+    planned(writer, 0, progress=0.0)
+    page = text_of(client.get(f"{STUDY}/promotions/0").text)
+    assert "pretrain-1 ▶ running 0%" in page
+    assert "not yet no validation yet" in page
 
 
 @pytest.mark.parametrize("path", ["/studies/none", f"{STUDY}/trials/99", f"{STUDY}/promotions/0", "/nothing"])

@@ -163,6 +163,26 @@ def test_data_prepare_makes_a_folder_that_a_study_can_name(installation):
     assert f'name = "{out}"' in result.stdout and "bytes of text" in result.stdout
 
 
+def test_conversations_are_prepared_with_a_reserve_and_verified(installation):
+    chats, out = installation.folder / "chats.jsonl", installation.folder / "tokens"
+    chats.write_text("".join(f'{{"prompt": "Is {i} even?", "response": "{i % 2 == 0}"}}\n' for i in range(300)))
+    options = ["--format", "chatml", "--tokenizer", "gpt2", "--val-fraction", "0.1", "--reserve-tokens", "500"]
+    prepared = installation.command("data", "prepare", chats, "--out", out, *options)
+    assert prepared.returncode == 0, prepared.stderr
+    assert (
+        "reserve: " in prepared.stdout
+        and "<|im_end|> 50258; model.vocab_size must be at least 50,259" in prepared.stdout
+    )
+
+    verified = installation.command("data", "verify", out)
+    assert verified.returncode == 0 and "all 3 shards are as they were written" in verified.stdout
+    shard = bytearray((out / "reserve_000000.bin").read_bytes())
+    shard[-1] ^= 1
+    (out / "reserve_000000.bin").write_bytes(shard)
+    refused = installation.command("data", "verify", out)
+    assert refused.returncode == 2 and "reserve_000000.bin has changed since it was written" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -2,15 +2,21 @@
 
 import dataclasses
 import io
+import re
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from sweeper import display
-from sweeper.commands import launching, promoting
+from sweeper.commands import launching, promoting, reading
+from sweeper.protocol import PromotionPlan
 from sweeper.records import Best, Counts, RunningRun, StudySummary
 from sweeper.settings import Settings
+from sweeper.storage import migrate, open_engine
+from sweeper.success import Row, Success
+from tests.dashboard.planned import planned
+from tests.dashboard.synthetic import Writer
 
 
 def rendered(item):
@@ -69,7 +75,7 @@ def test_durations(seconds, text):
 
 
 def test_counts_of_tokens():
-    assert [display.count(n) for n in (740, 12_340, 3e9)] == ["740", "12.3K", "3B"]
+    assert [display.count(n) for n in (740, 12_340, 999_997_440, 3e9)] == ["740", "12.3K", "1B", "3B"]
 
 
 def test_text_from_outside_is_printed_as_it_is():
@@ -100,3 +106,45 @@ def test_a_stopped_study_is_resumed_as_it_was_launched(summary):
     order = launch_order(study="studies/toy.toml", workers=2)
     problem = launching._problem(summary | {"state": "stopped"}, order, settings, None)
     assert problem == "toy was stopped; to go on: sweeper launch --study studies/toy.toml --workers 2"
+
+
+def test_success_is_a_table_with_verdicts_reasons_and_forecasts():
+    rows = (
+        Row(name="hours", wanted="at most 24 h", found="7.15 h", number=7.15, verdict="not yet",
+            reason="the run goes on",
+            forecast="23.81 h at the present speed", note="wall time"),
+        Row(name="val PPL", wanted="below 36", found="40 (streamed)", number=40.0, verdict="PASS", reason="", note=""),
+    )  # fmt: skip
+    text = rendered(display.success_view(dataclasses.asdict(Success(verdict="not yet", reason="it runs", rows=rows))))
+    assert "not yet: it runs" in text
+    assert "forecast: 23.81 h at the present speed" in text and "not yet: the run goes on" in text
+    (line,) = [line for line in text.splitlines() if "val PPL" in line]
+    assert line.split("│")[1].split() == ["val", "PPL", "below", "36", "40", "(streamed)", "PASS"]
+
+
+def test_status_shows_the_table_of_a_promotion(tmp_path, monkeypatch):
+    monkeypatch.setenv("SWEEPER_HOME", str(tmp_path))
+    monkeypatch.delenv("SWEEPER_STORAGE", raising=False)
+    settings = Settings.from_environment()
+    engine = open_engine(settings.storage)
+    migrate(engine)
+    planned(Writer(engine), 0)
+    engine.dispose()
+    console = Console(file=io.StringIO(), width=120)
+    reading.status(settings, "lr-wd-batch", console)
+    text = console.file.getvalue()
+    assert "promotion 0 of trial 4: running" in text
+    assert "tokens per active parameter" in text and "not yet" in text
+
+
+def test_a_plan_of_its_own_values_and_unmeasured_speed_is_shown():
+    phases = [{"name": "a", "tokens": 10**9, "lr": 1.0}, {"name": "b", "tokens": 10**9, "lr": 0.5, "shape": "cosine"}]
+    plan = PromotionPlan(
+        study="s", trial=None, name="helix", config={"plan": {"phases": phases}}, params={"optim.matrix_lr": 0.02},
+        tokens=2 * 10**9, steps=30_518, tokens_per_second=None, seconds=None, trial_tokens=0, trial_val_bpb=None,
+        notes=["a note"],
+    )  # fmt: skip
+    text = rendered(display.plan_view(plan))
+    assert "promote helix, by its own values" in text and "trial" not in text
+    assert "2B (2,000,000,000)" in text and re.search(r"│ time +– +│", text)
+    assert "1B tokens, rate 1 constant" in text and "1B tokens, rate 0.5 to 0 cosine" in text

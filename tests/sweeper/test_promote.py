@@ -80,10 +80,6 @@ def test_tokens_are_counted_as_they_are_written(swept: Service, tokens: str, cou
     ],
 )
 def test_impossible_tokens_are_refused_in_words(swept: Service, tokens: str, problem: str) -> None:
-    if tokens == "":
-        with pytest.raises(SweeperError, match=problem):
-            promote._tokens(tokens, 1)
-        return
     with pytest.raises(SweeperError, match=problem):
         plan(swept, tokens=tokens)
 
@@ -202,6 +198,15 @@ def test_promotions_that_keep_failing_are_given_up(swept: Service) -> None:
         talk.take(swept)
         talk.leave(swept, "w1")
     assert promotion(swept, 1).state == "failed"
+
+
+def test_a_promotion_that_came_further_before_it_failed_again_is_not_given_up(swept: Service) -> None:
+    plan(swept)
+    for share in (0.1, 0.3, 0.5, 0.7):
+        talk.say(swept, talk.take(swept), talk.start(), talk.step(share), talk.failure("died"))
+        assert promotion(swept).state == "waiting"
+    talk.say(swept, talk.take(swept), talk.start(), talk.step(0.7), talk.failure("died"))
+    assert promotion(swept).state == "failed"
 
 
 def test_promotions_are_stopped_waiting_or_running(swept: Service) -> None:

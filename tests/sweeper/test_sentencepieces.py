@@ -12,7 +12,8 @@ import sentencepiece
 from sweeper import data, tokenizers
 from sweeper.errors import SweeperError
 from sweeper.sentencepieces import SentencePiece
-from sweeper.shards import load_manifest, read_shard, text_bytes, verify
+from sweeper.shard_writer import text_bytes
+from sweeper.shards import load_manifest, read_shard, verify
 from tests.sweeper.golf_shards import decoded, train_model
 
 PUBLISHED = Path(__file__).parents[2].parent / "shared" / "data" / "fineweb_1024_bpe.model"

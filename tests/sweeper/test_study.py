@@ -12,7 +12,7 @@ import pytest
 
 from sweeper import study
 from sweeper.errors import SweeperError
-from sweeper.study_file import token_count
+from sweeper.plan_file import token_count
 from trainer.config import TrainConfig
 
 HEAD = """

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 
 from trainer.config import ConfigError, ModelConfig
-from trainer.generate import Samples, Sampling, draw, generate, probabilities
+from trainer.generate import Samples, Sampling, draw, generate, probabilities, stream
 from trainer.models.gpt import GPT
 
 LOGITS = st.lists(st.floats(-20, 20), min_size=2, max_size=30, unique=True).map(torch.tensor)
@@ -26,9 +26,9 @@ def model() -> GPT:
     return made
 
 
-def continued(prompt, **changes):
-    wanted = {"tokens": 12, "seq_len": 8, "sampling": Sampling(), "generator": torch.Generator().manual_seed(1)}
-    return generate(model(), prompt, **(wanted | changes))
+def continued(prompt, most=12, stops=(), **changes):
+    wanted = {"seq_len": 8, "sampling": Sampling(), "generator": torch.Generator().manual_seed(1)}
+    return generate(stream(model(), prompt, **(wanted | changes)), most, stops)
 
 
 @given(LOGITS, st.integers(1, 30), st.floats(0.05, 1), st.floats(0.1, 3))
@@ -52,7 +52,7 @@ def test_temperature_zero_takes_the_likeliest(logits):
 
 def test_the_continuation_follows_the_models_own_likeliest_tokens():
     prompt = [3, 1, 4, 1, 5]
-    ids = continued(prompt, tokens=3, sampling=Sampling(temperature=0))
+    ids = continued(prompt, most=3, sampling=Sampling(temperature=0))
     seen = list(prompt)
     for token in ids:
         losses = model()(torch.tensor([seen] * 40), torch.tensor([[*seen[1:], word] for word in range(40)]), True)

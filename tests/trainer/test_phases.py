@@ -112,7 +112,7 @@ def test_a_plan_with_too_little_data_is_refused_before_it_begins(values):
     values["budget"] = {"tokens": 14 * STEP + 10_000_000}
     (failure,) = run(values)
     assert failure.reason == "data" and "fast, slow, rest would take 10,0" in failure.message
-    assert "plan.repeat_data" in failure.message
+    assert "repeat_data = true" in failure.message
 
 
 def test_a_phase_whose_data_is_missing_is_refused_before_it_begins(values, tmp_path):

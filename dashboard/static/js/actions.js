@@ -81,11 +81,13 @@ function request(form, planOnly) {
 
 async function plan(form) {
   const found = await request(form, true);
+  const number = (count) => Math.round(count).toLocaleString("en");
   const hours = found.seconds / 3600;
+  const time = hours >= 1 ? `${hours.toFixed(1)} hours` : `${Math.ceil(found.seconds / 60)} minutes`;
   const lines = [
-    `Trial ${found.trial}, streamed on as promotion: ${found.tokens.toLocaleString("en")} tokens in ${found.steps.toLocaleString("en")} steps`,
-    `about ${hours >= 1 ? `${hours.toFixed(1)} hours` : `${Math.ceil(found.seconds / 60)} minutes`} at ${Math.round(found.tokens_per_second).toLocaleString("en")} tokens/s`,
-    `the trial: ${found.trial_tokens.toLocaleString("en")} tokens, ${found.judge.replaceAll("_", " ")} val_bpb ${found.trial_val_bpb.toFixed(4)}`,
+    `Trial ${found.trial}, streamed on as promotion: ${number(found.tokens)} tokens in ${number(found.steps)} steps`,
+    found.seconds === null ? "how long it takes is not known: nothing of this shape was measured yet" : `about ${time} at ${number(found.tokens_per_second)} tokens/s`,
+    `the trial: ${number(found.trial_tokens)} tokens, ${found.judge.replaceAll("_", " ")} val_bpb ${found.trial_val_bpb.toFixed(4)}`,
     ...found.notes,
   ];
   const list = document.createElement("ul");

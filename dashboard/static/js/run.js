@@ -12,7 +12,7 @@ const charts = new Charts({
 
 async function readAnew() {
   await readPieces(page.own).catch((error) => toast(`This page could not be read anew: ${error.message}`, "problem"));
-  charts.refresh(["run", "throughput"]);
+  charts.refresh(["run", "throughput", "forecast"]);
 }
 
 listen();

@@ -11,6 +11,7 @@ from sweeper.errors import SweeperError
 from sweeper.space import did_you_mean
 
 What = Literal["study", "plan"]
+PLURAL: dict[What, str] = {"study": "studies", "plan": "plans"}
 
 
 def available(what: What = "study") -> list[str]:
@@ -42,7 +43,7 @@ def read_named(name_or_path: str, what: What = "study") -> tuple[str, str]:
         names = available(what)
         raise SweeperError(
             f"no {what} {name_or_path!r}: there is no file {path}{did_you_mean(name_or_path, names)}; "
-            f"known are: {', '.join(names) or 'none'}"
+            f"known {PLURAL[what]}: {', '.join(names) or 'none'}"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise SweeperError(f"cannot read the {what} file {path}: {error}") from error

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper import study
+from sweeper import files, study
 from sweeper.errors import SweeperError
 from sweeper.plan_file import token_count
 from trainer.config import TrainConfig
@@ -38,7 +38,8 @@ def load(tmp_path):
 
 
 def packaged_studies() -> list[str]:
-    return [path.name.removesuffix(".toml") for path in SCHEMA.parent.glob("*.toml")]
+    plans = {f"{name}.toml" for name in files.available("plan")}
+    return [path.stem for path in SCHEMA.parent.glob("*.toml") if path.name not in plans]
 
 
 @pytest.mark.parametrize("profile", ["gpu", "cpu"])

@@ -15,3 +15,10 @@ def upgrade() -> None:
     with op.batch_alter_table("sweeper_promotions") as table:
         table.alter_column("trial_number", existing_type=sa.Integer(), nullable=True)
     op.add_column("sweeper_outcomes", sa.Column("targets", sa.BigInteger(), nullable=True))
+
+
+def downgrade() -> None:
+    op.drop_column("sweeper_outcomes", "targets")
+    op.execute("DELETE FROM sweeper_promotions WHERE trial_number IS NULL")
+    with op.batch_alter_table("sweeper_promotions") as table:
+        table.alter_column("trial_number", existing_type=sa.Integer(), nullable=False)

@@ -17,7 +17,7 @@ check: .venv/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 bench: .venv/installed-dev
-	for name in trainer service dashboard; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in trainer service dashboard scaling; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet -e . && touch $@

@@ -36,6 +36,8 @@ class Order:
     gpus: int = 1
     plan: str = ""
     """Of `sweeper run`: the plan file."""
+    profile: Profile | None = None
+    """Of `sweeper run`, where it was asked for."""
     spec: StudySpec | None = None
     """Of `sweeper run`: the study with that plan in it, to be created or changed first."""
 
@@ -59,6 +61,7 @@ def by_hand(
         device=device,
         gpus=gpus,
         plan=plan,
+        profile=profile,
         spec=spec,
     )
 
@@ -99,6 +102,7 @@ def _command(order: Order) -> str:
         "--tokens": order.tokens,
         "--device": None if order.device == "auto" else order.device,
         "--gpus": order.gpus if order.gpus > 1 else None,
+        "--profile": order.profile,
     }
     words = ["sweeper", "run", order.plan] if order.spec is not None else ["sweeper", "promote", "--study", order.study]
     words += [word for option, value in given.items() if value is not None for word in (option, str(value))]

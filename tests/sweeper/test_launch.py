@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sweeper import launch
 from sweeper.launch import TrainerProcess
 from sweeper.pipes import LOG_BURST_LINES
 from tests.sweeper.waiting import until
@@ -180,3 +181,11 @@ def test_a_cpu_worker_shows_its_trainer_no_gpu(trainer, monkeypatch):
     outside(monkeypatch, "import os; input(); print('sees', repr(os.environ['CUDA_VISIBLE_DEVICES']))")
     trainer.run(CONFIG, hang_seconds=30)
     assert listen(trainer)[0]["text"] == "sees ''"
+
+
+def test_several_devices_share_a_run_under_torchrun(monkeypatch):
+    monkeypatch.delenv(launch.COMMAND_VARIABLE, raising=False)
+    assert "torch.distributed.run" not in launch.command()
+    words = launch.command(3)
+    assert words[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
+    assert words[-3:] == ["-m", "trainer", "serve"]

@@ -102,6 +102,18 @@ def mark(state: str) -> str:
     return STATE_MARKS.get(state, "•")
 
 
+def effective(config: dict[str, Any]) -> dict[str, Any]:
+    """A config without what has no say in it: the other family's values, a schedule beside phases, what is empty."""
+    model, phases = config.get("model") or {}, (config.get("plan") or {}).get("phases")
+    idle = {"schedule"} if phases else {"plan"}
+    idle |= set() if model.get("family") == "helix" else {"helix"}
+    idle |= set() if (config.get("ladder") or {}).get("budgets") else {"ladder"}
+    shown = {section: values for section, values in config.items() if section not in idle}
+    if "helix" in shown:
+        shown["model"] = {key: model[key] for key in ("family", "vocab_size") if key in model}
+    return shown
+
+
 def flatten(config: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     """A nested config as dotted paths and values, in its order."""
     lines: list[tuple[str, Any]] = []
@@ -134,6 +146,6 @@ FILTERS = {
     function.__name__: function
     for function in (
         *(bpb, plus_minus, duration, value, percent, count, gibibytes, megabytes, limits, label),
-        *(moment, clock, rate, mark, flatten, detail),
+        *(moment, clock, rate, mark, flatten, effective, detail),
     )
 }

@@ -59,6 +59,7 @@ def _short(config: Mapping[str, Any], seconds: float, path: Path, device: str) -
     return {
         **config,
         "budget": {"seconds": seconds, "tokens": None, "steps": None},
+        "ladder": {},
         "eval": {"fractions": [], "val_tokens": val_tokens, "final_val_tokens": val_tokens},
         "data": {**config["data"], "path": str(path)},
         "export": {},  # packing an artifact is no part of the speed

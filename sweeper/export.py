@@ -1,21 +1,22 @@
-"""A study as files for other tools: trials, and every point of every curve, as CSV, JSON or Parquet."""
+"""A study as files for other tools: trials, every point of every curve, every outcome, as CSV, JSON or Parquet."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from sqlalchemy import Engine, select
+from sqlalchemy.orm import InstrumentedAttribute
 
 from sweeper.errors import SweeperError
 from sweeper.records import TrialRow
 from sweeper.results import Results
-from sweeper.tables import PointRow, RunRow, StudyRow
+from sweeper.tables import OutcomeRow, PointRow, RunRow, StudyRow
 
 Format = Literal["csv", "json", "parquet"]
 
@@ -66,11 +67,29 @@ CURVE_COLUMNS: dict[str, pa.DataType] = {
 }
 """One row a point, all attempts of trials and promotions; a column is null where a point has no such value."""
 
+OUTCOME_COLUMNS: dict[str, pa.DataType] = {
+    "kind": pa.string(),
+    "number": pa.int64(),
+    "attempt": pa.int64(),
+    "state": pa.string(),
+    "budget": pa.float64(),
+    "step": pa.int64(),
+    "tokens": pa.int64(),
+    "seconds": pa.float64(),
+    "branch_seconds": pa.float64(),
+    "val_loss": pa.float64(),
+    "val_bpb": pa.float64(),
+    "val_bpb_stderr": pa.float64(),
+    "val_tokens": pa.int64(),
+}
+"""One row an outcome, all attempts of trials and promotions: `budget` is that of a branch in the unit of the run's own,
+null for the full one; `seconds` are those of a run of that budget, `branch_seconds` of which the branch took."""
+
 BATCH_ROWS = 10_000
 
 
 def export(engine: Engine, study: str, form: Format, folder: Path) -> list[Path]:
-    """Write `trials.EXT` and `curves.EXT` into `folder`; returns their paths.
+    """Write `trials.EXT`, `curves.EXT` and `outcomes.EXT` into `folder`; returns their paths.
 
     JSON files are one array of objects each.  Curves are streamed, so memory does not grow with the study.
 
@@ -81,9 +100,10 @@ def export(engine: Engine, study: str, form: Format, folder: Path) -> list[Path]
     trials, judge = results.trials(study), results.study(study).judge
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / f"{table}.{form}" for table in ("trials", "curves")]
+        paths = [folder / f"{table}.{form}" for table in ("trials", "curves", "outcomes")]
         _write(paths[0], form, _trial_schema(trials), iter([[_trial(row, judge) for row in trials]]))
         _write(paths[1], form, pa.schema(CURVE_COLUMNS.items()), _points(engine, study))
+        _write(paths[2], form, pa.schema(OUTCOME_COLUMNS.items()), _outcomes(engine, study))
     except OSError as error:
         raise SweeperError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
     return paths
@@ -113,14 +133,28 @@ def _type_of(values: list[Any]) -> pa.DataType:
 
 
 def _points(engine: Engine, study: str) -> Iterator[list[dict[str, Any]]]:
-    own = {"kind", "number", "attempt"}
-    columns = [getattr(RunRow if name in own else PointRow, name) for name in CURVE_COLUMNS]
+    return _rows(engine, study, PointRow, CURVE_COLUMNS, PointRow.seq)
+
+
+def _outcomes(engine: Engine, study: str) -> Iterator[list[dict[str, Any]]]:
+    return _rows(engine, study, OutcomeRow, OUTCOME_COLUMNS, OutcomeRow.tokens)
+
+
+def _rows(
+    engine: Engine,
+    study: str,
+    table: type[PointRow] | type[OutcomeRow],
+    columns: Iterable[str],
+    order: InstrumentedAttribute[int],
+) -> Iterator[list[dict[str, Any]]]:
+    """The table's rows of all runs of the study, in batches; what says which run it is comes from the run."""
+    own = {"kind", "number", "attempt", "state"}
     query = (
-        select(*columns)
-        .join(RunRow, RunRow.id == PointRow.run_id)
+        select(*(getattr(RunRow if name in own else table, name) for name in columns))
+        .join(RunRow, RunRow.id == table.run_id)
         .join(StudyRow, StudyRow.id == RunRow.study_id)
         .where(StudyRow.name == study)
-        .order_by(RunRow.kind.desc(), RunRow.number, RunRow.attempt, PointRow.seq)
+        .order_by(RunRow.kind.desc(), RunRow.number, RunRow.attempt, order)
     )
     with engine.connect() as connection:
         rows = connection.execution_options(yield_per=BATCH_ROWS).execute(query)

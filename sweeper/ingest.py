@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from sweeper import endings, throughput, verdicts, wire
@@ -109,7 +109,7 @@ def _store(service: Service, session: Session, run: RunRow, lease: LeaseRow, del
         _take(service, run, item, batch)
     insert_once(session, PointRow, batch.points)
     insert_once(session, MessageRow, batch.messages)
-    insert_once(session, OutcomeRow, batch.outcomes)
+    _store_outcomes(session, batch.outcomes)
     insert_once(session, ScoreRow, batch.scores)
     insert_once(session, ExportRow, batch.exports)
     run.last_seq = max([run.last_seq, *(item.seq for item in delivery.events)])
@@ -121,6 +121,15 @@ def _store(service: Service, session: Session, run: RunRow, lease: LeaseRow, del
     if batch.ending is not None:
         _end(service, session, run, batch.ending)
     return batch
+
+
+def _store_outcomes(session: Session, outcomes: list[dict[str, Any]]) -> None:
+    """A smaller budget can come to the same tokens as the full one where a step takes long: the full one counts."""
+    for values in outcomes:
+        if values["budget"] is None:
+            same = (OutcomeRow.run_id == values["run_id"], OutcomeRow.tokens == values["tokens"])
+            session.execute(delete(OutcomeRow).where(*same, OutcomeRow.budget.is_not(None)))
+        insert_once(session, OutcomeRow, [values])
 
 
 def _end(service: Service, session: Session, run: RunRow, ending: End | Failure) -> None:
@@ -135,7 +144,7 @@ def _end(service: Service, session: Session, run: RunRow, ending: End | Failure)
         endings.end_run(service, session, run, endings.ordered_state(run), run.reason or run.stop_requested)
     elif ending.reason == "stopped":
         endings.end_run(service, session, run, "failed", "interrupted: the trainer stopped without an order")
-    elif session.scalar(select(OutcomeRow.run_id).where(OutcomeRow.run_id == run.id).limit(1)) is None:
+    elif verdicts.outcome(session, run.id) is None:
         endings.end_run(service, session, run, "failed", f"crash: it ended as {ending.reason} without an outcome")
     else:
         _complete(service, session, run)
@@ -166,7 +175,8 @@ def _take(service: Service, run: RunRow, item: Numbered, batch: Batch) -> None:
         return
     if isinstance(event, Outcome):
         batch.outcomes.append({"run_id": run.id} | _values(event))
-        _advance(run, event)
+        if event.budget is None:  # a branch's steps are none of the run's
+            _advance(run, event)
         return
     if isinstance(event, Score) and event.name in SCORES:  # of others, which a newer trainer may have, the message
         batch.scores.append({"run_id": run.id} | _values(event))

@@ -120,6 +120,7 @@ class Plan(Table):
             **values,
             "plan": dataclasses.asdict(plan),
             "budget": {"tokens": plan.tokens},
+            "ladder": {},
             "schedule": {},
             "eval": {**values["eval"], "fractions": sorted(shares)},
         }

@@ -140,7 +140,7 @@ def _known(service: Service, study: StudyRow, number: int) -> tuple[RunRow, Outc
             select(RunRow, OutcomeRow)
             .join(OutcomeRow, OutcomeRow.run_id == RunRow.id)
             .where(RunRow.study_id == study.id, RunRow.kind == "trial", RunRow.number == number)
-            .where(RunRow.state == "complete")
+            .where(RunRow.state == "complete", OutcomeRow.budget.is_(None))
             .order_by(OutcomeRow.tokens.desc())
         ).first()
     if found is None:
@@ -210,10 +210,10 @@ def _tokens(text: str, trial_tokens: int) -> int:
 
 
 def _config(values: dict[str, object], tokens: int) -> TrainConfig:
-    """The trial's config with the budget, and the evaluations of a long run."""
+    """The trial's config with the budget alone, and the evaluations of a long run."""
     evaluation = values.get("eval")
     shares = {**(evaluation if isinstance(evaluation, dict) else {}), "fractions": list(EVAL_SHARES)}
-    return TrainConfig.from_dict({**values, "budget": {"tokens": tokens}, "eval": shares})
+    return TrainConfig.from_dict({**values, "budget": {"tokens": tokens}, "ladder": {}, "eval": shares})
 
 
 def _warning(run: RunRow) -> list[str]:

@@ -128,6 +128,7 @@ class Results:
                 points=points,
                 streamed_val_bpb_stderr=_latest_stderr(points),
                 scores=run_scores.scores(connection, newest, study.spec.get("judge") or "final"),
+                outcomes=run_scores.outcomes(connection, [run.id for run in attempts]),
                 artifact=run_scores.artifact(connection, newest.id),
                 messages=tuple(Message(at=m.at, kind=m.kind, body=m.body) for m in said),
                 attempts=_kin(connection, study.id, kind, attempts),
@@ -152,8 +153,7 @@ class Results:
                 .join(StudyRow, StudyRow.id == PromotionRow.study_id)
                 .where(StudyRow.name == run.study, PromotionRow.number == run.number)
             ).one_or_none()
-            outcome = select(OutcomeRow.val_loss).where(OutcomeRow.run_id == run.row.run)
-            val_loss = connection.scalar(outcome.order_by(OutcomeRow.tokens.desc()).limit(1))
+            val_loss = run_scores.final_loss(connection, run.row.run)
         plan, state = (row.plan, row.state) if row else ({}, run.row.state)
         return standing(run, plan, state, None if val_loss is None else Final(val_loss=val_loss), time.time())
 
@@ -218,12 +218,12 @@ def _runs(study_id: int, kind: RunKind, number: int | None = None) -> Select[Any
 
 
 def _newest(study_id: int, kind: RunKind) -> Select[Any]:
-    """Columns of a TrialRow for the newest attempt of each number, with the outcome at the largest budget."""
+    """Columns of a TrialRow for the newest attempt of each number, with the outcome at the full budget."""
     of_study = and_(RunRow.study_id == study_id, RunRow.kind == kind)
     newest = select(func.max(RunRow.id)).where(of_study).group_by(RunRow.number)
     final, final_stderr = (
         select(column)
-        .where(OutcomeRow.run_id == RunRow.id)
+        .where(OutcomeRow.run_id == RunRow.id, OutcomeRow.budget.is_(None))
         .order_by(OutcomeRow.tokens.desc())
         .limit(1)
         .scalar_subquery()

@@ -28,6 +28,23 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The plain score of a run at a budget of the ladder."""
+
+    budget: float | None
+    """In the unit of the run's own; None for the full one."""
+    step: int
+    tokens: int
+    seconds: float
+    """Training seconds that a run of this budget takes."""
+    val_loss: float
+    val_bpb: float
+    stderr: float | None
+    branch_seconds: float
+    """Of which those after the branch left the trunk, on top of the run's own; 0 for the full one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
     """What the trained weights were exported as."""
 
@@ -115,3 +132,5 @@ class RunDetail:
     """Places where the compiler had given up by then."""
     devices: int
     """Devices that share the newest attempt."""
+    outcomes: tuple[Outcome, ...] = ()
+    """At every budget so far, the full one last; a pruned or failed run can have some."""

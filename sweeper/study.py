@@ -101,6 +101,7 @@ class StudySpec(study_file.Common):
             # One shape for every batch of the study: another one would be another compilation.
             nested.setdefault("data", {}).setdefault("micro_batch_tokens", math.gcd(*map(int, batches.samples())))
         nested["budget"] = {self.budget.unit: getattr(self.budget, self.budget.unit)}
+        nested["ladder"] = {"budgets": self.budget.ladder}
         nested.setdefault("eval", {})["fractions"] = sorted({*self.budget.rungs, *CURVE_FRACTIONS})
         return TrainConfig.from_dict(nested)
 
@@ -115,6 +116,8 @@ class StudySpec(study_file.Common):
 
     def _comparable(self) -> dict[str, Any]:
         plain = self.model_dump(mode="json", exclude=COMPATIBLE | ({"trainer"} if self.trainer is None else set()))
+        if not self.budget.ladder:  # as in studies that were stored before there were ladders
+            del plain["budget"]["ladder"]
         # An axis is compared as a whole, in one line.
         axes = {f'space."{path}"': json.dumps(axis, sort_keys=True) for path, axis in plain.pop("space").items()}
         return {path: _plain_number(value) for path, value in leaves(plain)} | axes
@@ -256,7 +259,8 @@ def _override(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     # Axes are replaced whole: half of one and half of another mean nothing.
     merged["space"] = {**values.get("space", {}), **over.get("space", {})}
     if any(unit in over.get("budget", {}) for unit in BUDGET_UNITS):
-        kept = {key: value for key, value in values.get("budget", {}).items() if key not in BUDGET_UNITS}
+        of_length = (*BUDGET_UNITS, "ladder")
+        kept = {key: value for key, value in values.get("budget", {}).items() if key not in of_length}
         merged["budget"] = {**kept, **over["budget"]}
     for part in ("sampler", "pruner"):
         if over.get(part, {}).get("type", values.get(part, {}).get("type")) != values.get(part, {}).get("type"):

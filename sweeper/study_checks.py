@@ -22,6 +22,7 @@ OWNED = {
     "budget.seconds": "[budget]",
     "budget.tokens": "[budget]",
     "budget.steps": "[budget]",
+    "ladder.budgets": "budget.ladder",
     "data.path": "[data]",
     "eval.fractions": "budget.rungs",
     "runtime.device": "the worker",

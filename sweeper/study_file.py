@@ -46,6 +46,12 @@ class BudgetTable(Strict):
         default=(0.3, 0.6),
         description="Shares of the budget, ascending in (0, 1), at which trials may be pruned.",
     )
+    ladder: tuple[StrictFloat, ...] = Field(
+        default=(),
+        description="Smaller budgets in the same unit, ascending: every trial gives the outcome of each on its way, by "
+        "a branch that cools down. Warm-ups are then shares of the smallest. It goes with the length: a [cpu] table "
+        "that sets a length sets a ladder of its own, or has none.",
+    )
 
     @field_validator("rungs")
     @classmethod
@@ -54,6 +60,13 @@ class BudgetTable(Strict):
         if any(not 0 < rung < 1 for rung in rungs) or any(a >= b for a, b in itertools.pairwise(percents)):
             raise ValueError("rungs are shares in (0, 1), ascending by at least 0.01")
         return rungs
+
+    @field_validator("ladder")
+    @classmethod
+    def _check_ladder(cls, ladder: tuple[float, ...]) -> tuple[float, ...]:
+        if any(rung <= 0 for rung in ladder) or any(a >= b for a, b in itertools.pairwise(ladder)):
+            raise ValueError(f"a ladder holds positive budgets, ascending, got {list(ladder)}")
+        return ladder
 
 
 class Budget(BudgetTable):
@@ -64,6 +77,9 @@ class Budget(BudgetTable):
         given = [unit for unit in BUDGET_UNITS if getattr(self, unit) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of seconds, tokens, steps; found {' and '.join(given) or 'none'}")
+        length = getattr(self, given[0])
+        if self.ladder and self.ladder[-1] >= length:
+            raise ValueError(f"ladder holds budgets below {given[0]} = {length:g}, got {list(self.ladder)}")
         return self
 
     @property
@@ -201,6 +217,15 @@ class Common(Strict):
     def _check_pruner(self) -> Common:
         if not self.budget.rungs and self.pruner.type != "none":
             raise ValueError('budget.rungs is empty: pruning needs a rung, or pruner = { type = "none" }')
+        return self
+
+    @model_validator(mode="after")
+    def _check_ladder(self) -> Common:
+        if self.budget.ladder and self.trainer is not None:
+            raise ValueError(
+                f"budget.ladder is {list(self.budget.ladder)}, but this study trains by a [trainer] command, and a "
+                "script of its own has no branches: leave one of the two out"
+            )
         return self
 
 

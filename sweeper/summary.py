@@ -51,7 +51,7 @@ def read(connection: Connection, study: Row[Any], now: float) -> StudySummary:
         running=running,
         promotions=promotions(connection, study.id),
         axes=axes(spec),
-        budget={k: v for k, v in (spec.get("budget") or {}).items() if k != "rungs" and v is not None},
+        budget={k: v for k, v in (spec.get("budget") or {}).items() if k not in ("rungs", "ladder") and v is not None},
         rungs=tuple((spec.get("budget") or {}).get("rungs") or ()),
         created_at=study.created_at,
         tokens_per_second=sum(speeds) if speeds else None,

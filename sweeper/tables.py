@@ -128,7 +128,7 @@ class PointRow(Base):
 
 
 class OutcomeRow(Base):
-    """The score of a run at a budget."""
+    """The score of a run at its full budget, or of a branch of it at a smaller one."""
 
     __tablename__ = "sweeper_outcomes"
     run_id: Mapped[int] = mapped_column(ForeignKey("sweeper_runs.id"), primary_key=True)
@@ -142,6 +142,10 @@ class OutcomeRow(Base):
     """As in PointRow."""
     targets: Mapped[int | None] = mapped_column(BigInteger)
     """Of `tokens`, those that had a target; None where all had."""
+    budget: Mapped[float | None]
+    """The smaller budget, in the unit of the run's own; None for the full one, by which alone a run is judged."""
+    branch_seconds: Mapped[float] = mapped_column(default=0.0)
+    """Of `seconds`, those that the branch trained for."""
 
 
 class ScoreRow(Base):

@@ -20,6 +20,12 @@ class Judged:
     stderr: float | None
 
 
+def outcome(session: Session, run: int) -> OutcomeRow | None:
+    """The outcome of a run at its full budget; None where it has not come so far. Smaller budgets do not count."""
+    full = select(OutcomeRow).where(OutcomeRow.run_id == run, OutcomeRow.budget.is_(None))
+    return session.scalars(full.order_by(OutcomeRow.tokens.desc())).first()
+
+
 def judged(session: Session, run: RunRow, judge: Judge) -> Judged | None:
     """The score that ranks the run; None where it has none of that name."""
     if judge == "streamed":
@@ -30,8 +36,7 @@ def judged(session: Session, run: RunRow, judge: Judge) -> Judged | None:
         return Judged(val_bpb=point.val_bpb, stderr=point.val_bpb_stderr)
     found: OutcomeRow | ScoreRow | None
     if judge == "final":
-        outcomes = select(OutcomeRow).where(OutcomeRow.run_id == run.id)
-        found = session.scalars(outcomes.order_by(OutcomeRow.tokens.desc())).first()
+        found = outcome(session, run.id)
     else:
         scores = select(ScoreRow).where(ScoreRow.run_id == run.id, ScoreRow.name == judge)
         found = session.scalars(scores.order_by(ScoreRow.tokens.desc())).first()

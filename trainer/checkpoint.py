@@ -204,7 +204,7 @@ def _write_index(folder: Path, entries: list[Entry], data: str) -> None:
 
 
 # Where it runs and how often it saves or validates may change on resume; what is learned may not.
-_THAT_MUST_AGREE = ("model", "helix", "optim", "schedule", "data", "plan", "budget", "export", "seeds")
+_THAT_MUST_AGREE = ("model", "helix", "optim", "schedule", "data", "plan", "budget", "ladder", "export", "seeds")
 _MAY_DIFFER = {
     "data.path",
     "data.micro_batch_tokens",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 
 import torch
@@ -33,29 +32,31 @@ class Clock:
         return self.step * self._batch_tokens
 
     @property
-    def total_steps(self) -> int | None:
-        """Steps of the whole budget, or None when it is counted in seconds."""
-        if self._budget.steps is not None:
-            return self._budget.steps
-        if self._budget.tokens is not None:
-            return math.ceil(self._budget.tokens / self._batch_tokens)
-        return None
-
-    @property
     def progress(self) -> float:
         """Share of the budget used so far, in [0, 1]."""
-        if self.total_steps is not None:
-            return min(1.0, self.step / self.total_steps)
-        assert self._budget.seconds is not None
-        return min(1.0, self.seconds / self._budget.seconds)
+        return self._share(self._budget, self.step, self.seconds)
 
     @property
     def next_progress(self) -> float:
         """Progress at the middle of the coming step: where the schedule is read."""
-        if self.total_steps is not None:
-            return min(1.0, (self.step + 0.5) / self.total_steps)
-        assert self._budget.seconds is not None
-        return min(1.0, (self.seconds + 0.5 * self._last_step_seconds) / self._budget.seconds)
+        return self.next_progress_in(self._budget)
+
+    def next_progress_in(self, budget: BudgetConfig) -> float:
+        """`next_progress` in another budget of the same unit."""
+        return self._share(budget, self.step + 0.5, self.seconds + 0.5 * self._last_step_seconds)
+
+    def _share(self, budget: BudgetConfig, steps: float, seconds: float) -> float:
+        total_steps = budget.steps_of(self._batch_tokens)
+        if total_steps is not None:
+            return min(1.0, steps / total_steps)
+        assert budget.seconds is not None
+        return min(1.0, seconds / budget.seconds)
+
+    def branch(self, budget: BudgetConfig) -> Clock:
+        """A paused clock at the same step and second, against another budget."""
+        twin = Clock(budget, self._batch_tokens, self._device)
+        twin.step, twin.reading = self.step, self.reading
+        return twin
 
     @property
     def reading(self) -> tuple[float, float]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from trainer.helix_config import HelixConfig as HelixConfig
 from trainer.helix_sizes import helix_shapes as helix_shapes
 from trainer.helix_topology import LARGEST_SEED
 from trainer.helix_topology import topology_of as topology_of
+from trainer.ladder_config import LadderConfig as LadderConfig
 from trainer.model_config import ModelConfig as ModelConfig
 from trainer.optim_config import OptimConfig as OptimConfig
 from trainer.optim_config import ScheduleConfig as ScheduleConfig
@@ -51,6 +53,22 @@ class BudgetConfig:
         )
         for name, value in given.items():
             require(value > 0, f"budget.{name} must be positive, got {value}")
+
+    @property
+    def unit(self) -> Literal["seconds", "tokens", "steps"]:
+        """What it counts."""
+        if self.seconds is not None:
+            return "seconds"
+        return "steps" if self.tokens is None else "tokens"
+
+    @property
+    def amount(self) -> float:
+        """How many of its unit."""
+        return float(getattr(self, self.unit))
+
+    def steps_of(self, batch_tokens: int) -> int | None:
+        """Steps of the whole budget, or None when it is counted in seconds."""
+        return math.ceil(self.tokens / batch_tokens) if self.tokens is not None else self.steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +164,7 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
     budget: BudgetConfig = field(default_factory=lambda: BudgetConfig(seconds=600.0))
+    ladder: LadderConfig = field(default_factory=LadderConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     seeds: SeedConfig = field(default_factory=SeedConfig)
@@ -160,6 +179,36 @@ class TrainConfig:
         self._check_family()
         if self.plan.phases:
             self._check_plan()
+        if self.ladder.budgets:
+            self._check_ladder()
+
+    @property
+    def rungs(self) -> tuple[BudgetConfig, ...]:
+        """The budgets of the ladder, ascending."""
+        if self.budget.unit == "seconds":
+            return tuple(BudgetConfig(seconds=amount) for amount in self.ladder.budgets)
+        amounts = map(int, self.ladder.budgets)
+        return tuple(BudgetConfig(**{self.budget.unit: amount}) for amount in amounts)
+
+    def _check_ladder(self) -> None:
+        """Every budget of the ladder is a run of its own, shorter than the next one."""
+        require(
+            not self.plan.phases,
+            "ladder.budgets and plan.phases exclude each other: a phase has rates of its own, and no trunk to branch "
+            "from; leave one of them out",
+        )
+        unit, own = self.budget.unit, self.budget.amount
+        for amount in self.ladder.budgets:
+            require(amount < own, f"ladder.budgets must be below budget.{unit} ({own:g}), got {amount:g}")
+            whole = unit == "seconds" or amount == int(amount)
+            require(whole, f"ladder.budgets must be whole numbers where the budget is in {unit}, got {amount:g}")
+        steps = [budget.steps_of(self.data.batch_tokens) for budget in (*self.rungs, self.budget)]
+        for rung, (shorter, longer) in zip(self.rungs, itertools.pairwise(steps), strict=True):
+            require(
+                shorter is None or shorter != longer,
+                f"ladder.budgets: {rung.amount:g} {unit} make {shorter} steps of data.batch_tokens "
+                f"({self.data.batch_tokens:,}), and so does the next larger budget; set them further apart",
+            )
 
     def _check_plan(self) -> None:
         """A plan has the run's length and schedule to itself."""

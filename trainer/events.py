@@ -1,7 +1,8 @@
 """What a trainer says, one JSON object a line.  Standard library only, no NaN on the wire.
 
-Every run says Start, then any number of Step, Eval, Phase, Sample and Notice, then, only when the budget was reached,
-Outcome and what Score and Export were asked for, and ends with exactly one End or Failure.
+Every run says Start, then any number of Step, Eval, Phase, Sample and Notice, and an Outcome with a `budget` for each
+smaller budget that a branch of it came to; then, only when its own budget was reached, an Outcome without one and what
+Score and Export were asked for; and it ends with exactly one End or Failure.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The score of the run at its full budget."""
+    """The score of the run at its full budget, or of a branch of it at a smaller one."""
 
     kind: ClassVar[str] = "outcome"
     step: int
@@ -126,6 +127,11 @@ class Outcome:
     """As in Eval."""
     targets: int | None = None
     """Of `tokens`, those that had a target in the loss; None where all of them had."""
+    budget: float | None = None
+    """The smaller budget, in the unit of the run's own; None for the full one, which is said last. Step, tokens and
+    seconds are then those of a run of that budget, and the run itself has not come as far."""
+    branch_seconds: float = 0.0
+    """Of `seconds`, those that the branch trained for: they are no part of the run's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

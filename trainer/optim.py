@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -68,6 +69,25 @@ class Optimizers:
     def clear_gradients(self) -> None:
         for parameter in self._parameters:
             parameter.grad = None
+
+    def keep(self) -> Callable[[], None]:
+        """Remember all moments on the device; what it returns puts them back, in the memory that they have now."""
+        both = [self._adam] if self._muon is None else [self._adam, self._muon]
+        kept = [
+            {owner: {name: moment.clone() for name, moment in moments.items()} for owner, moments in one.state.items()}
+            for one in both
+        ]
+
+        @torch.no_grad()
+        def put_back() -> None:
+            for one, moments in zip(both, kept, strict=True):
+                for parameter in one.state.keys() - moments.keys():  # those begun meanwhile
+                    del one.state[parameter]
+                for parameter, state in moments.items():
+                    for name, moment in state.items():
+                        one.state[parameter][name].copy_(moment)
+
+        return put_back
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""

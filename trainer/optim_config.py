@@ -38,7 +38,8 @@ class OptimConfig:
     momentum_start: float = 0.85
     """Momentum of Muon at the first step."""
     momentum_warmup: float = 0.04
-    """Share of the budget over which momentum rises (the baseline: 500 of about 13,800 steps)."""
+    """Share of the budget, the smallest one of a ladder, over which momentum rises (the baseline: 500 of about 13,800
+    steps)."""
     newton_schulz_steps: int = 5
     """Iterations of Muon's orthogonalisation."""
     newton_schulz: Literal["keller", "polar_express"] = "keller"
@@ -89,7 +90,7 @@ class ScheduleConfig:
     """Warm-up, constant trunk, linear warmdown: lengths are shares of the budget, never step counts."""
 
     warmup: float = 0.0
-    """Share of the budget over which the rate rises linearly from 0."""
+    """Share of the budget over which the rate rises linearly from 0; a share of the smallest one of a ladder."""
     warmdown: float = 0.4
     """Share of the budget over which the rate falls linearly to final_lr (ours; see decision 4)."""
     final_lr: float = 0.0

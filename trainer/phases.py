@@ -14,6 +14,8 @@ from trainer.config import PhaseConfig, PlanConfig, TrainConfig
 from trainer.data import Corpus, DataError, corpus_for
 
 Source = tuple[str, str, str]
+MOST_EPOCHS = 4
+"""Repetitions of the data that cost next to nothing (Muennighoff et al. 2023, arXiv:2305.16264)."""
 
 
 class Phases:
@@ -33,6 +35,7 @@ class Phases:
         self._plan = config.plan.phases
         self._ends = config.plan.ends(config.data.batch_tokens)
         self._left: dict[Source, tuple[int, int]] = {}
+        self._told_of_repetition = False
         self.index = -1
         """Of the phase that the run is in; -1 before the first, and without a plan."""
         self._check_data()
@@ -62,10 +65,11 @@ class Phases:
             self.batches.position = self._left.pop(self._source, (0, 0))[0]
         return self._plan[index]
 
-    def lr_factor(self, step: int, progress: float) -> float:
-        """Share of the peak rates for the step after `step`; without a plan it is `progress` of the run that counts."""
+    def lr_factor(self, step: int, progress: float, warming: float) -> float:
+        """Share of the peak rates for the step after `step`; without a plan it is `progress` of the run that counts,
+        and for its warm-up `warming`."""
         if not self._plan:
-            return schedule.lr_factor(self._config.schedule, progress)
+            return schedule.lr_factor(self._config.schedule, progress, warming)
         index = min(bisect.bisect_right(self._ends, step), len(self._ends) - 1)
         begin = self._ends[index - 1] if index else 0
         return self._plan[index].lr_factor((step + 0.5 - begin) / (self._ends[index] - begin))
@@ -76,6 +80,17 @@ class Phases:
         if all(windows == "stream" for _, _, windows in (*self._left, self._source)):
             return None
         return self._used()[1] + sum(targets for _, targets in self._left.values())
+
+    def remark(self) -> str:
+        """What a reader of the run should know about its data by now, once; else empty."""
+        epoch = self.batches.epoch
+        if epoch < MOST_EPOCHS or self._told_of_repetition:
+            return ""
+        self._told_of_repetition = True
+        return (
+            f"the training tokens are being repeated for the {epoch}th time: the model now memorises them, and val_bpb "
+            "says little about rates; use a larger data set or a smaller budget"
+        )
 
     def own_corpus(self) -> Corpus | None:
         """The data of the present phase, where it is another folder than the run's."""

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
-from trainer import accumulate, checkpoint, device, events, schedule
+from trainer import accumulate, checkpoint, device, events, schedule, snapshot
 from trainer.clock import Clock
 from trainer.config import TrainConfig
 from trainer.curve import Curve
 from trainer.data import corpus_for
 from trainer.distributed import ALONE, Group
 from trainer.finish import Finish, fields
+from trainer.ladder import Ladder
 from trainer.models.base import LanguageModel
 from trainer.models.build import build
 from trainer.optim import Optimizers
@@ -26,9 +27,6 @@ from trainer.validation import Stopped, Validation
 from trainer.weights import Weights
 
 Emit = Callable[[events.Event], None]
-MOST_EPOCHS = 4
-"""Repetitions of the data that cost next to nothing (Muennighoff et al. 2023, arXiv:2305.16264)."""
-
 
 _warmed: set[Hashable] = set()
 """Shapes that this process has warmed up for."""
@@ -52,6 +50,7 @@ class Run:
         self.model = self._build_model()
         self.optimizers = Optimizers(self.model, config.optim, group)
         self.weights = Weights(self.model, config)
+        self.ladder = Ladder(config, self.weights, self.device, emit)
         self.clock = Clock(config.budget, config.data.batch_tokens, self.device)
         seq_len = config.data.seq_len
         self.phases = Phases(config, self.device)
@@ -65,14 +64,13 @@ class Run:
             group=group,
             notify=lambda message: emit(events.Notice(message=message)),
         )
-        rows = self.accumulator.micro_sequences
-        self.validation = Validation(config, corpus, rows, self.device, group, emit, should_stop)
+        sequences = self.accumulator.micro_sequences
+        self.validation = Validation(config, corpus, sequences, self.device, group, emit, should_stop)
         final, sliding = self.validation.final, self.validation.sliding
         self.finish = Finish(config.export, final, sliding, self.device, group, emit)
         self._saved_at = 0.0
-        self._stop_asked = False
-        self._told_of_repetition = False
-        self._readout = Readout(Curve(config.runtime.log_every_seconds), emit)
+        self.stop_asked = False
+        self.readout = Readout(Curve(config.runtime.log_every_seconds), emit)
 
     def _build_model(self) -> LanguageModel:
         wanted = self.config.runtime.compile
@@ -112,56 +110,55 @@ class Run:
         """
         if self.validation.due(self.clock):
             self._validate()  # the run was stopped in the middle of this one
-        self._agree()
+        self.agree()
         self.clock.resume()
         while not self.clock.exhausted:
-            if self._stop_asked:
+            if self.stop_asked:
                 self.clock.pause()
                 self._save()
                 raise Stopped
             if self.phases.following(self.clock.step) is not None:
                 self._off_the_clock(self._next_phase)
-            self._step()
-            self._agree()
+            while self.ladder.due(self.clock):
+                self._off_the_clock(self._branch)
+            self.step()
+            self.agree()
             if self.validation.due(self.clock):
                 self._off_the_clock(self._validate)
             if self._checkpoint_is_due():
                 self._off_the_clock(self._save)
         self.clock.pause()
-        self._readout.read(self.clock, keep=0)
+        self.readout.read(self.clock, keep=0)
         self._save(ended=self.phases.name)
         if (own := self.phases.own_corpus()) is not None:
             self.validation.on_own_text(self.model, self.phases.name, own)
+        self._outcome()
+
+    def _outcome(self) -> None:
         # The last point of the curve is measured as all others were; the score may take more of the text.
-        validation = self.validation
-        streamed = validation.streamed(self.model, self.clock, fraction=1.0)
-        same = validation.final.tokens == validation.rung.tokens and not self.weights.averaged
-        score_of = partial(validation.score, self.model)
+        final, rung = self.validation.final, self.validation.rung
+        streamed = self.validation.streamed(self.model, self.clock, fraction=1.0)
+        score_of = partial(self.validation.score, self.model)
         with self.weights.in_the_end():
-            score = streamed if same else score_of(validation.final)
+            score = streamed if final.tokens == rung.tokens and not self.weights.averaged else score_of(final)
             self.emit(events.Outcome(**self._moment(), **fields(score), targets=self.phases.targets))
             self.finish.run(self.model, score, score_of, self._moment())
 
-    def _step(self) -> None:
-        progress = self.clock.next_progress
-        factor = self.phases.lr_factor(self.clock.step, progress)
+    def step(self) -> None:
+        """One optimiser step, and what its loss says; raises as `to_the_end`."""
+        progress, warming = self.clock.next_progress, self.ladder.warming(self.clock)
+        factor = self.phases.lr_factor(self.clock.step, progress, warming)
         with self.weights.in_training(progress):
             loss = self.accumulator.run()
-        self._readout.add(loss, step=self.clock.step + 1, progress=progress, lr_factor=factor)
-        self.optimizers.step(lr_factor=factor, momentum=schedule.momentum(self.config.optim, progress))
+        self.readout.add(loss, step=self.clock.step + 1, progress=progress, lr_factor=factor)
+        self.optimizers.step(lr_factor=factor, momentum=schedule.momentum(self.config.optim, warming))
         self.weights.take_in(progress, factor)
+        self.ladder.take_in(self.clock, factor)
         self.clock.tick()
         # On CUDA the clock has waited for the step before this one: its loss is there without a stall.
-        self._readout.read(self.clock, keep=1 if self.device.type == "cuda" else 0)
-        epoch = self.phases.batches.epoch
-        if epoch >= MOST_EPOCHS and not self._told_of_repetition:
-            self._told_of_repetition = True
-            self.emit(
-                events.Notice(
-                    message=f"the training tokens are being repeated for the {epoch}th time: the model "
-                    "now memorises them, and val_bpb says little about rates; use a larger data set or a smaller budget"
-                )
-            )
+        self.readout.read(self.clock, keep=1 if self.device.type == "cuda" else 0)
+        if remark := self.phases.remark():
+            self.emit(events.Notice(message=remark))
 
     def _checkpoint_is_due(self) -> bool:
         wanted = self.config.checkpoint
@@ -169,7 +166,7 @@ class Run:
 
     def _validate(self) -> None:
         """The validation that is due on the way."""
-        self._readout.read(self.clock, keep=0)
+        self.readout.read(self.clock, keep=0)
         before = self.validation.best
         try:
             self.validation.at_rung(self.model, self.clock)
@@ -179,7 +176,16 @@ class Run:
         if self.config.checkpoint.keep_best and self.validation.best != before:
             self._save()
 
-    def _agree(self) -> None:
+    def _branch(self) -> None:
+        """The next smaller budget's outcome; a run that is stopped meanwhile goes on from here."""
+        self.readout.read(self.clock, keep=0)
+        try:
+            self.ladder.branch(self)
+        except Stopped:
+            self._save()
+            raise
+
+    def agree(self) -> None:
         """Go by rank 0's clock, and stop where any rank is asked to: all that is due follows from these two.
 
         Whether memory ran out is agreed on apart: it must be known before the gradients are averaged, but the clock
@@ -188,14 +194,14 @@ class Run:
         reading = self.clock.reading if self.group.rank == 0 else (0.0, 0.0)
         seconds, last_step_seconds, stop = self.group.largest(*reading, self.should_stop())
         self.clock.reading = seconds, last_step_seconds
-        self._stop_asked = bool(stop)
+        self.stop_asked = bool(stop)
 
     def _moment(self) -> dict[str, Any]:
         return {"step": self.clock.step, "tokens": self.clock.tokens, "seconds": self.clock.seconds}
 
     def _off_the_clock(self, action: Callable[[], None]) -> None:
         self.clock.pause()
-        self._agree()
+        self.agree()
         action()
         self.clock.resume()
 
@@ -206,8 +212,7 @@ class Run:
         """
         if self._shape() in _warmed:
             return
-        weights = {name: value.clone() for name, value in self.model.state_dict().items()}
-        random = checkpoint.random_state(self.device)
+        put_back = snapshot.keep(self.model, self.optimizers, self.phases.batches, self.device)
         with device.uncollected():
             for _ in range(self.config.runtime.warmup_steps):
                 with self.weights.in_training(progress=1.0):
@@ -215,10 +220,7 @@ class Run:
                 self.optimizers.step(lr_factor=1.0, momentum=self.config.optim.momentum)
             for validator in (self.validation.rung, self.validation.final):
                 validator.warm_up(self.model)
-        self.model.load_state_dict(weights)
-        checkpoint.restore_random_state(random, self.device)
-        self.optimizers = Optimizers(self.model, self.config.optim, self.group)
-        self.phases.batches.position = 0
+        put_back()
         _warmed.add(self._shape())
 
     def _shape(self) -> Hashable:
@@ -247,7 +249,7 @@ class Run:
         """Write a checkpoint where they are on; `ended` names the phase whose end it is."""
         if not self.config.checkpoint.path:
             return
-        self._readout.read(self.clock, keep=0)
+        self.readout.read(self.clock, keep=0)
         if self.group.rank == 0:
             wanted, state = self.config.checkpoint, self._state()
             checkpoint.save(wanted, state, step=self.clock.step, phase=ended, val_bpb=self.validation.latest)
@@ -260,10 +262,11 @@ class Run:
             "model": self.model.state_dict(),
             "optimizers": self.optimizers.state(),
             "weights": self.weights.state(),
+            "ladder": self.ladder.state(),
             "phases": self.phases.state(),
             "clock": self.clock.state(),
             "random": checkpoint.random_state(self.device),
-            "divergence": self._readout.divergence.state(),
+            "divergence": self.readout.divergence.state(),
             "validation": self.validation.state(),
         }
 
@@ -279,6 +282,8 @@ class Run:
         self.optimizers.restore(state["optimizers"])
         if "weights" in state:  # checkpoints of earlier versions know of no averages
             self.weights.restore(state["weights"])
+        if "ladder" in state:
+            self.ladder.restore(state["ladder"])
         if "phases" in state:
             self.phases.restore(state["phases"])
             self.validation.restore(state["validation"])
@@ -287,8 +292,8 @@ class Run:
             self.validation.done = state["evaluations_done"]
         self._take_up_phase()
         self.clock.restore(state["clock"])
-        self._readout.divergence.restore(state["divergence"])
+        self.readout.divergence.restore(state["divergence"])
         checkpoint.restore_random_state(state["random"], self.device)
         self._saved_at = self.clock.seconds
-        self._readout.curve.begin(self.clock)
+        self.readout.curve.begin(self.clock)
         return self.clock.step

@@ -5,13 +5,17 @@ from __future__ import annotations
 from trainer.config import OptimConfig, ScheduleConfig
 
 
-def lr_factor(schedule: ScheduleConfig, progress: float) -> float:
+def lr_factor(schedule: ScheduleConfig, progress: float, warming: float | None = None) -> float:
     """Share of the peak rate at `progress`: a linear warm-up, a constant trunk, a linear warmdown.
 
     Every length is a share of the budget, so the same file means the same schedule on any device.
+
+    Args:
+        warming: progress in the budget that the warm-up is a share of; None for the same one.
     """
-    if progress < schedule.warmup:
-        return progress / schedule.warmup
+    warming = progress if warming is None else warming
+    if warming < schedule.warmup:
+        return warming / schedule.warmup
     remaining = 1.0 - progress
     if remaining >= schedule.warmdown:
         return 1.0

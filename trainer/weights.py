@@ -5,6 +5,7 @@ Trained are always the full float32 ones: rungs score these, checkpoints hold th
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -84,6 +85,12 @@ class Weights:
     def in_the_end(self) -> AbstractContextManager[None]:
         """For the final scores and the export: the parameters hold the mean, where there is one."""
         return holding(self._trained, self._mean) if self.averaged else nullcontext()
+
+    def copy(self) -> Weights:
+        """The same parameters, with a mean of its own that goes on from this one."""
+        twin = copy.copy(self)
+        twin._mean = [mean.clone() for mean in self._mean]
+        return twin
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""

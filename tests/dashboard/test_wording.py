@@ -32,3 +32,15 @@ def test_an_audit_line_is_told_without_row_numbers():
 def test_a_moment_is_utc():
     assert wording.moment(0.0) == "1970-01-01T00:00:00Z"
     assert wording.clock(None) == "–"
+
+
+def test_a_config_is_shown_without_what_has_no_say():
+    config = {
+        "model": {"family": "gpt", "vocab_size": 9, "num_layers": 3}, "helix": {"d_model": 4}, "schedule": {"warmup": 0},
+        "plan": {"phases": []}, "ladder": {"budgets": []}, "data": {},
+    }  # fmt: skip
+    assert wording.effective(config).keys() == {"model", "schedule", "data"}
+    helix = config | {"model": config["model"] | {"family": "helix"}, "plan": {"phases": [{"name": "p"}]}}
+    assert wording.effective(helix).keys() == {"model", "helix", "plan", "data"}
+    assert wording.effective(helix)["model"] == {"family": "helix", "vocab_size": 9}
+    assert wording.effective({"optim": {}}) == {"optim": {}}

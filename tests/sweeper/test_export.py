@@ -37,6 +37,9 @@ def engine(tmp_path):
         outcome = {"tokens": 100, "step": 2, "seconds": 2.0, "val_loss": 2.0, "val_bpb": 1.25, "val_tokens": 9}
         outcome |= {"val_bpb_stderr": 0.002}
         session.add(OutcomeRow(run_id=1, **outcome))
+        smaller = outcome | {"tokens": 50, "step": 1, "seconds": 0.5, "budget": 0.5, "branch_seconds": 0.25}
+        session.add(OutcomeRow(run_id=1, **smaller | {"val_bpb": 1.75}))
+        session.add(OutcomeRow(run_id=2, **smaller | {"val_bpb": 1.875}))
         export = {"scheme": "int8", "codec": "zlib", "code_bytes": 0, "raw_bytes": 20, "val_bpb": 1.5, "gap": 0.25}
         session.add(ExportRow(run_id=1, artifact_bytes=17, export_seconds=1.0, **export))
     yield made
@@ -57,8 +60,7 @@ def read(path, form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_format_holds_the_same_trials_and_points(engine, tmp_path, form):
-    trials_path, curves_path = export(engine, "toy", form, tmp_path / "out")
-    trials, curves = read(trials_path, form), read(curves_path, form)
+    trials, curves, outcomes = (read(path, form) for path in export(engine, "toy", form, tmp_path / "out"))
 
     assert [trial["state"] for trial in trials] == ["complete", "pruned"]
     assert [trial["final_val_bpb"] for trial in trials] == ["1.25", ""]
@@ -73,14 +75,22 @@ def test_every_format_holds_the_same_trials_and_points(engine, tmp_path, form):
     assert curves[0]["train_loss"] == repr(0.1 + 0.2)  # to the last digit
     assert curves[0]["val_bpb"] == "" and curves[1]["val_bpb"] == "1.25"
     assert curves[0]["val_bpb_stderr"] == "" and curves[1]["val_bpb_stderr"] == "0.01"
+    assert [(row["number"], row["state"], row["budget"], row["val_bpb"]) for row in outcomes] == [
+        ("0", "complete", "0.5", "1.75"),
+        ("0", "complete", "", "1.25"),
+        ("1", "pruned", "0.5", "1.875"),
+    ]
+    assert [row["branch_seconds"] for row in outcomes] == ["0.25", "0.0", "0.25"]
 
 
 def test_parquet_columns_are_typed(engine, tmp_path):
-    trials_path, curves_path = export(engine, "toy", "parquet", tmp_path)
-    trials, curves = (pyarrow.parquet.read_schema(path) for path in (trials_path, curves_path))
+    paths = export(engine, "toy", "parquet", tmp_path)
+    assert [path.name for path in paths] == ["trials.parquet", "curves.parquet", "outcomes.parquet"]
+    trials, curves, outcomes = (pyarrow.parquet.read_schema(path) for path in paths)
     assert str(trials.field("params.optim.matrix_lr").type) == "double"
     assert str(trials.field("params.some.choice").type) == "string"
     assert str(curves.field("step").type) == "int64"
+    assert str(outcomes.field("budget").type) == "double"
 
 
 def test_an_unknown_study_and_a_folder_that_cannot_be_are_refused(engine, tmp_path):

@@ -19,7 +19,7 @@ from sweeper.commands import reading
 from sweeper.errors import SweeperError
 from sweeper.results import Results
 from sweeper.settings import Settings
-from sweeper.tables import Base
+from sweeper.tables import Base, OutcomeRow
 from tests.sweeper import talk
 
 OLD_RUN: dict[str, Any] = {
@@ -125,15 +125,23 @@ def test_a_database_of_the_first_revision_keeps_its_trials(empty_url: str, tmp_p
         ("final", 2.5, True),
     ]
     assert detail.artifact is None
+    assert [(outcome.budget, outcome.val_bpb, outcome.branch_seconds) for outcome in detail.outcomes] == [
+        (None, 2.5, 0)
+    ]
     assert (detail.compiled_graphs, detail.graph_breaks, detail.devices) == (None, None, 1)
     with engine.begin() as connection:
+        smaller = {**OLD_ROWS["sweeper_outcomes"], "tokens": 50, "budget": 2.5, "branch_seconds": 1.0}
+        connection.execute(OutcomeRow.__table__.insert().values(smaller))
         config.attributes["connection"] = connection
         command.downgrade(config, "0001")
+        left = connection.execute(text("SELECT tokens FROM sweeper_outcomes")).scalars().all()
+        assert left == [100], "an older service would take a smaller budget for the full one"
         columns = {column["name"] for column in inspect(connection).get_columns("sweeper_points")}
         columns |= {column["name"] for column in inspect(connection).get_columns("sweeper_runs")}
+        columns |= {column["name"] for column in inspect(connection).get_columns("sweeper_outcomes")}
         tables_left = set(inspect(connection).get_table_names())
     engine.dispose()
-    assert not columns & {"val_bpb_stderr", "score", "score_stderr", "infeasible"}
+    assert not columns & {"val_bpb_stderr", "score", "score_stderr", "infeasible", "budget", "branch_seconds"}
     assert not tables_left & {"sweeper_scores", "sweeper_exports"}
 
 

@@ -184,7 +184,11 @@ def on_every_rank(folder: Path, jobs: list[dict[str, Any]]) -> tuple[list[float]
 def test_ranks_agree_on_updates_clock_stop_checkpoints_and_memory(values, tmp_path):
     unbroken = outcome(alone(values))
     # Rank 0 writes while rank 1 waits for it: their own clocks would soon disagree.
-    timed = {"budget": {"seconds": 0.3}, "checkpoint": {"path": str(tmp_path / "timed"), "every_seconds": 0.02}}
+    timed = {
+        "ladder": {"budgets": [0.1]},
+        "budget": {"seconds": 0.3},
+        "checkpoint": {"path": str(tmp_path / "timed"), "every_seconds": 0.02},
+    }
     from_one = values | {"checkpoint": {"path": str(tmp_path / "from one")}}
     from_two = values | {"checkpoint": {"path": str(tmp_path / "from two")}}
     assert alone(from_one, stop_after=5)[-1].reason == "stopped"
@@ -215,6 +219,7 @@ def test_ranks_agree_on_updates_clock_stop_checkpoints_and_memory(values, tmp_pa
         assert (ours[-1].step, ours[-1].reason) == (theirs[-1].step, theirs[-1].reason)
     on_time, stopped, resumed, halved = said[0]
     assert on_time[-1].reason == "complete" and on_time[-1].seconds >= 0.3 and on_time[-1].step > 2
+    assert [event.budget for event in only(on_time, events.Outcome)] == [0.1, None]
     assert stopped[-1].reason == "stopped" and stopped[-1].step == 5
     assert resumed[0].resumed_step == 5
     assert outcome(resumed).val_bpb == pytest.approx(unbroken.val_bpb, rel=1e-5)

@@ -13,7 +13,7 @@ from fastapi.middleware.gzip import GZipMiddleware
 
 from dashboard import assets, live
 from dashboard.guard import SameSiteGuard
-from dashboard.routes import errors, figures, pages, stream
+from dashboard.routes import errors, figures, pages, scaling, stream
 from sweeper import api_results
 from sweeper.settings import Settings
 
@@ -38,7 +38,7 @@ def create_app() -> FastAPI:
 def assemble(lifespan: Lifespan, *routers: APIRouter) -> FastAPI:
     """Results and pages over a service: `lifespan` sets `app.state.engine`, `routers` hold its own API."""
     app = FastAPI(title="sweeper", lifespan=lifespan, docs_url=None, redoc_url=None)
-    for router in (*routers, api_results.router, pages.router, figures.router, stream.router):
+    for router in (*routers, api_results.router, pages.router, figures.router, scaling.router, stream.router):
         app.include_router(router)
     app.mount(f"/static/{assets.static_version()}", assets.static_files(), name="static")
     app.add_middleware(GZipMiddleware, minimum_size=800, compresslevel=5)

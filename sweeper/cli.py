@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from sweeper import cli_data, cli_runs, display
+from sweeper import cli_data, cli_fit, cli_import, cli_runs, display
 from sweeper.cli_runs import until_told
 from sweeper.client import Client
 from sweeper.errors import SweeperError
@@ -40,6 +40,8 @@ app = typer.Typer(
 )
 app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_runs.app)
+app.add_typer(cli_import.app)
+app.add_typer(cli_fit.app)
 console = Console()
 errors = Console(stderr=True)
 
@@ -165,10 +167,10 @@ def enqueue(
 @app.command()
 def export(
     study: Study,
-    out: Annotated[Path, typer.Option(help="Folder for trials.EXT and curves.EXT.")],
+    out: Annotated[Path, typer.Option(help="Folder for trials.EXT, curves.EXT and outcomes.EXT.")],
     form: Annotated[ExportFormat, typer.Option("--format")] = ExportFormat.csv,
 ) -> None:
-    """Write the trials and all curves of a study to files; no service is needed."""
+    """Write the trials, all curves and all outcomes of a study to files; no service is needed."""
     from sweeper.commands import reading
 
     for path in reading.export_study(Settings.from_environment(), study, form.value, out):

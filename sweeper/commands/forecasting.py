@@ -45,7 +45,8 @@ def _total(spec: StudySpec, trials: int, workers: int, each: float | None, setup
     seconds = trials * (each + setup) / min(workers, trials)
     by = f", {setup:.1f} s of set-up a trial included" if setup else ""
     less = "" if spec.pruner.type == "none" else "; trials that are pruned take less"
-    return f"forecast: {what}, about {display.duration(seconds)} and validation{by}{less}"
+    more = "; the branches of the ladder come on top" if spec.budget.ladder else ""
+    return f"forecast: {what}, about {display.duration(seconds)} and validation{by}{less}{more}"
 
 
 def _spread(spec: StudySpec, shapes: list[Shape], measured: Mapping[Shape, Throughput]) -> str:

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from sweeper.tables import ExportRow, ScoreRow, StudyRow
+from sweeper.tables import ExportRow, OutcomeRow, ScoreRow, StudyRow
 from tests.dashboard import synthetic
 from tests.dashboard.planned import planned
 from tests.dashboard.serve import app_over, served
@@ -325,3 +325,14 @@ def test_a_name_is_no_markup(engine):
         page = httpx.get(f"{url}/studies/%3Cb%3Ex/trials/0", trust_env=False).text
     assert "<b>x" not in page
     assert "<script>alert" not in page
+
+
+def test_a_trial_lists_the_outcomes_of_its_ladder(client, writer, engine):
+    run = writer.trial(0)
+    assert "Ladder of budgets" not in client.get(f"{STUDY}/trials/0").text
+    with Session(engine) as session:
+        place = {"run_id": run, "tokens": 400_000, "step": 50, "seconds": 2.1, "val_loss": 4.0, "val_tokens": 9}
+        session.add(OutcomeRow(**place, val_bpb=2.75, val_bpb_stderr=0.003, budget=2.0, branch_seconds=0.8))
+        session.commit()
+    trial = text_of(client.get(f"{STUDY}/trials/0").text)
+    assert re.search(r"2 seconds 2\.7500 ± 0\.0030 400 K 2\.1 s 0\.8 s full \d\.\d{4} ± 0\.0017", trial)

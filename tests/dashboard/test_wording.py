@@ -36,8 +36,8 @@ def test_a_moment_is_utc():
 
 def test_a_config_is_shown_without_what_has_no_say():
     config = {
-        "model": {"family": "gpt", "vocab_size": 9, "num_layers": 3}, "helix": {"d_model": 4}, "schedule": {"warmup": 0},
-        "plan": {"phases": []}, "ladder": {"budgets": []}, "data": {},
+        "model": {"family": "gpt", "vocab_size": 9, "num_layers": 3}, "helix": {"d_model": 4},
+        "schedule": {"warmup": 0}, "plan": {"phases": []}, "ladder": {"budgets": []}, "data": {},
     }  # fmt: skip
     assert wording.effective(config).keys() == {"model", "schedule", "data"}
     helix = config | {"model": config["model"] | {"family": "helix"}, "plan": {"phases": [{"name": "p"}]}}

@@ -25,8 +25,10 @@ function plotly(address) {
 }
 
 export class Charts {
-  // addressOf(key, theme) gives where a figure's JSON is; trialPath(number) where a click on a trial leads.
-  constructor({ plotlyAddress, addressOf, trialPath }) {
+  // addressOf(key, theme) gives where a figure's JSON is; trialPath(number) where a click on a trial leads;
+  // onAnswer(box, answer), where given, takes what else an answer says.
+  constructor({ plotlyAddress, addressOf, trialPath, onAnswer }) {
+    this.onAnswer = onAnswer;
     this.plotlyAddress = plotlyAddress;
     this.addressOf = addressOf;
     this.trialPath = trialPath;
@@ -92,7 +94,9 @@ export class Charts {
     const answer = await fetch(address, { headers: known, cache: "no-store" });
     if (answer.status === 304) return;
     if (!answer.ok) throw new Error(`${answer.status} ${answer.statusText}`);
-    const { figures, note } = await answer.json();
+    const content = await answer.json();
+    const { figures, note } = content;
+    this.onAnswer?.(chart.box, content);
     chart.tag = answer.headers.get("ETag") ?? "";
     chart.address = address;
     const mine = chart.box.dataset.only ? { [chart.box.dataset.only]: figures[chart.box.dataset.only] } : figures;

@@ -1,0 +1,192 @@
+"""What every figure of the scaling page is made of: the card about it, panels, bands, interval texts, its CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dashboard.theme import Figure, Theme, axis
+from sweeper.observations_fits import Fits, reasons
+from sweeper.scaling.records import Array, Estimate, Excluded
+
+WEBGL_FROM = 1_000
+"""Points of a trace from which the graphics card draws them."""
+MOST_GROUPS = 8
+"""Lines or colours of one figure; beyond, the ones with most runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """A figure with all that must be known to read it; without a figure, what to run for one."""
+
+    figure: Figure | None = None
+    says: str = ""
+    """What it shows, in plain words."""
+    used: str = ""
+    excluded: list[tuple[str, int]] = field(default_factory=list)
+    """Why things were left out, and how many."""
+    missing: list[str] = field(default_factory=list)
+    """What is not identified, and why."""
+    method: str = ""
+    """How the intervals were made, or why there is none."""
+    empty: str = ""
+    """Without a figure: why, and what to run."""
+
+
+def panel(theme: Theme, place: int, count: int, x_title: str, y_title: str, **more: Any) -> dict[str, Any]:
+    """Axes of one of `count` panels side by side: `x` and `y` hold further settings of each axis."""
+    gap = 0.1 if count > 1 else 0.0
+    width = (1 - gap * (count - 1)) / count
+    tail = "" if place == 0 else str(place + 1)
+    domain = [place * (width + gap), min(1.0, place * (width + gap) + width)]
+    return {
+        f"xaxis{tail}": axis(theme, x_title, domain=domain, anchor=f"y{tail}", **more.get("x", {})),
+        f"yaxis{tail}": axis(theme, y_title, anchor=f"x{tail}", **more.get("y", {})),
+    }
+
+
+def on(place: int) -> dict[str, str]:
+    """The axes of a trace on a panel."""
+    return {} if place == 0 else {"xaxis": f"x{place + 1}", "yaxis": f"y{place + 1}"}
+
+
+def log_axis() -> dict[str, Any]:
+    """Settings of a logarithmic axis."""
+    return {"type": "log", "nticks": 6, "exponentformat": "B"}
+
+
+def dots(
+    name: str, x: Sequence[float] | Array, y: Sequence[float] | Array, trials: Sequence[int], color: str, **more: Any
+) -> Figure:
+    """Points that open their trial at a click."""
+    numbers = [int(number) for number in trials]
+    marker = {"color": color, "size": 7, "opacity": 0.8} | more.pop("marker", {})
+    return {
+        "type": "scattergl" if len(numbers) >= WEBGL_FROM else "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": clean(x),
+        "y": clean(y),
+        "customdata": numbers,
+        "marker": marker,
+        "hovertemplate": "trial %{customdata}<br>%{x:.4g}<br>%{y:.5g}<extra>" + name + "</extra>",
+        **more,
+    }
+
+
+def line(name: str, x: Sequence[float] | Array, y: Sequence[float] | Array, color: str, **more: Any) -> Figure:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "x": clean(x),
+        "y": clean(y),
+        "line": {"color": color, "width": 2} | more.pop("line", {}),
+        "hovertemplate": "%{x:.4g}: %{y:.5g}<extra>" + name + "</extra>",
+        **more,
+    }
+
+
+def band(name: str, x: Array, low: Array, high: Array, color: str, **more: Any) -> Figure:
+    """A filled interval about a line."""
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "x": clean(np.concatenate([x, x[::-1]])),
+        "y": clean(np.concatenate([high, low[::-1]])),
+        "fill": "toself",
+        "fillcolor": color,
+        "opacity": 0.16,
+        "line": {"width": 0, "color": color},
+        "hoverinfo": "skip",
+        **more,
+    }
+
+
+def bars(values: Sequence[Estimate]) -> Figure:
+    """Intervals of estimates as Plotly's error bars."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": clean([e.high - e.value for e in values]),
+        "arrayminus": clean([e.value - e.low for e in values]),
+        "thickness": 1.2,
+        "width": 3,
+    }
+
+
+def clean(values: Sequence[float] | Array) -> list[float | None]:
+    """Six significant digits for the wire, None for what is not finite."""
+    return [float(f"{v:.6g}") if np.isfinite(v) else None for v in np.asarray(values, dtype=float).tolist()]
+
+
+def note(theme: Theme, text: str, **place: Any) -> Figure:
+    """A remark inside the plot."""
+    at = {"xref": "paper", "yref": "paper", "x": 1, "y": 1, "xanchor": "right", "yanchor": "top", "showarrow": False}
+    return at | {"text": text, "font": {"size": 11, "color": theme.muted}, "align": "right"} | place
+
+
+def upright(theme: Theme, x: float, color: str, dash: str = "dash") -> Figure:
+    """A vertical line over the whole height of the first panel."""
+    line = {"color": color, "width": 1.5, "dash": dash}
+    return {"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": line}
+
+
+def interval(e: Estimate, form: str = ".3g", unit: str = "") -> str:
+    """Such as `0.021 (0.019 to 0.024)`."""
+    tail = f" {unit}" if unit else ""
+    return f"{e.value:{form}}{tail} ({e.low:{form}} to {e.high:{form}})"
+
+
+def short(number: float) -> str:
+    """Such as `131 K`, `3 B`."""
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= 0.9995 * size:
+            return f"{number / size:.3g} {letter}"
+    return f"{number:.3g}"
+
+
+def ramp(theme: Theme, count: int) -> list[str]:
+    """`count` colours from weak to strong, none of the weakest where there are few."""
+    places = np.linspace(len(theme.ramp) - 1, 2 if count > 1 else len(theme.ramp) - 1, max(count, 1)).round()
+    return [theme.ramp[int(place)] for place in places][::-1]
+
+
+def run_reasons(fits: Fits) -> list[tuple[str, int]]:
+    """Why trials have no row at all, alike reasons counted together."""
+    return reasons(tuple(Excluded(0, _alike(one.reason)) for one in fits.trials.excluded))
+
+
+def _alike(reason: str) -> str:
+    state = reason.split(" at ")[0]
+    return f"{state} before the end of its budget: no final score" if "has no final score" in reason else reason
+
+
+def sizes_of(fits: Fits) -> str:
+    """`n runs of m trials`."""
+    runs = fits.trials.runs
+    return f"{len(runs):,} scores of {len(np.unique(runs.trial)):,} trials"
+
+
+def to_csv(figure: Figure) -> str:
+    """Everything that a figure draws, one line a point."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["trace", "x", "y", "x_minus", "x_plus", "y_minus", "y_plus", "trial", "text"])
+    for trace in figure["data"]:
+        xs, ys = trace.get("x") or [], trace.get("y") or []
+        numbers = trace.get("customdata") or [None] * len(xs)
+        texts = trace.get("text")
+        texts = texts if isinstance(texts, list) else [texts] * len(xs)
+        errors = [trace.get(f"error_{way}") or {} for way in ("x", "y")]
+        columns = [error.get(side) or [None] * len(xs) for error in errors for side in ("arrayminus", "array")]
+        for row in zip(xs, ys, *columns, numbers, texts, strict=True):
+            if row[0] is not None or row[1] is not None:
+                writer.writerow([trace.get("name", ""), *row])
+    return out.getvalue()

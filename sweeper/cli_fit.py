@@ -1,0 +1,68 @@
+"""The verbs of scaling laws: what a study holds, and what it foretells; as in cli, imports wait for the run."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from sweeper.options import Study
+from sweeper.settings import Settings
+
+app = typer.Typer()
+console = Console()
+
+
+class ParamsName(StrEnum):
+    non_embedding = "non_embedding"
+    all = "all"
+    matrices = "matrices"
+
+
+class RateName(StrEnum):
+    as_given = "as_given"
+    adamw = "adamw"
+
+
+class LossName(StrEnum):
+    judged = "judged"
+    streamed = "streamed"
+
+
+Params = Annotated[ParamsName, typer.Option("--params", help="What counts as a parameter.")]
+Rate = Annotated[RateName, typer.Option("--rate", help="Rates as given, or as the AdamW rate of equal update size.")]
+Loss = Annotated[LossName, typer.Option("--loss", help="The judged score, or the last streamed one.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
+
+
+@app.command()
+def fit(
+    study: Study,
+    params: Params = ParamsName.non_embedding,
+    rate: Rate = RateName.as_given,
+    loss: Loss = LossName.judged,
+    as_json: AsJson = False,
+) -> None:
+    """The scaling laws of a study, with intervals, and why what is missing is missing; no service is needed."""
+    from sweeper.commands import fitting
+    from sweeper.observations import Switches
+
+    switches = Switches(params=params.value, rate=rate.value, loss=loss.value)
+    fitting.fit(Settings.from_environment(), study, switches, console, as_json=as_json)
+
+
+@app.command()
+def plan(
+    study: Study,
+    tokens: Annotated[str | None, typer.Option(help="3B, 500M, or 20x the longest trial.")] = None,
+    hours: Annotated[float | None, typer.Option(help="Of training, instead of tokens.", min=0.001)] = None,
+    gpu: Annotated[str | None, typer.Option(help="Part of the device's name; left out: that of most trials.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What a full run could be given, by copying, by the literature's laws and by the study's; nothing is started."""
+    from sweeper.commands import fitting
+
+    order = fitting.Order(study=study, tokens=tokens, hours=hours, gpu=gpu, as_json=as_json)
+    fitting.plan(Settings.from_environment(), order, console)

@@ -1,0 +1,227 @@
+"""`sweeper fit` and `sweeper plan`: laws and transfers in the terminal, read from the database."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from sweeper import display, observations_laws
+from sweeper.commands.reading import database
+from sweeper.errors import SweeperError
+from sweeper.observations import LOSS_WORDS, PARAMS_WORDS, RATE_WORDS, Switches
+from sweeper.observations_fits import Fits
+from sweeper.observations_laws import LawLine
+from sweeper.observations_plan import TransferPlan
+from sweeper.observations_plan import plan as make_plan
+from sweeper.observations_read import FitsStore
+from sweeper.plan_file import token_count
+from sweeper.results import Results
+from sweeper.scaling.records import Estimate
+from sweeper.scaling.step_time import StepTime, fit_step_time
+from sweeper.scaling.transfer import Candidate
+from sweeper.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What `sweeper plan` was asked for."""
+
+    study: str
+    tokens: str | None
+    hours: float | None
+    gpu: str | None
+    as_json: bool
+
+
+def fit(settings: Settings, study: str, switches: Switches, console: Console, *, as_json: bool) -> None:
+    """Print the laws of a study.
+
+    Raises:
+        SweeperError: no database, or no such study.
+    """
+    with database(settings) as engine:
+        fits = FitsStore(engine, Results(engine)).fits(study, switches)
+        if as_json:
+            display.say(console, _dump(observations_laws.as_json(fits)))
+            return
+        rows, left_out = observations_laws.lines(fits), observations_laws.left_out(fits)
+    runs = fits.trials.runs
+    display.say(
+        console, f"{study}: {len(runs):,} scores of {len(set(runs.trial.tolist())):,} trials, {len(fits.groups)} cells"
+    )
+    for reason, count in left_out:
+        display.say(console, f"left out: {count:,} {reason}")
+    display.say(
+        console,
+        f"parameters: {PARAMS_WORDS[switches.params]}; rate: {RATE_WORDS[switches.rate]}; "
+        f"loss: {LOSS_WORDS[switches.loss]}, bits per byte",
+    )
+    display.say(console, _laws_table([row for row in rows if row.value is not None]))
+    display.say(console, "not identified:" if any(row.value is None for row in rows) else "everything is identified")
+    for row in rows:
+        if row.value is None:
+            display.say(console, f"  {row.law}, {row.quantity}: {row.reason}")
+
+
+def _laws_table(rows: list[LawLine]) -> str:
+    lines = [("law", "quantity", "value", "95 %", "unit", "n", "left out")]
+    for row in rows:
+        assert row.value is not None and row.low is not None and row.high is not None
+        name = row.quantity + (" (prior)" if row.reason.startswith("the runs say nothing") else "")
+        bounds = f"{row.low:.4g} to {row.high:.4g}"
+        lines.append((row.law, name, f"{row.value:.4g}", bounds, row.unit, str(row.used), str(row.excluded)))
+    return _aligned(lines)
+
+
+def _aligned(lines: Sequence[tuple[str, ...]]) -> str:
+    """Columns as plain text, never wrapped: it can be searched and copied."""
+    widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
+    padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join(line.rstrip() for line in padded)
+
+
+def plan(settings: Settings, order: Order, console: Console) -> None:
+    """Print the three candidates of a longer run and what to confirm first.
+
+    Raises:
+        SweeperError: not exactly one of tokens and hours, a device that nothing is known of, or no run with a score.
+    """
+    if (order.tokens is None) == (order.hours is None):
+        raise SweeperError("say how long the full run is: --tokens 3B, or --hours 20, one of the two")
+    if order.gpu is not None and order.hours is None:
+        raise SweeperError("--gpu says how fast --hours pass; with --tokens it has no effect")
+    with database(settings) as engine:
+        store = FitsStore(engine, Results(engine))
+        fits = store.fits(order.study)
+        device, speed = ("", None) if order.hours is None else _speed(store, fits, order)
+        tokens = None if order.tokens is None else _tokens(order.tokens, fits)
+        seconds = None if order.hours is None else 3600 * order.hours
+        made = make_plan(fits, tokens=tokens, seconds=seconds, step_time=speed)
+    if order.as_json:
+        display.say(console, _dump(plan_json(made, order.study, device)))
+        return
+    _show(made, order.study, device, console)
+
+
+def _tokens(text: str, fits: Fits) -> float:
+    longest = float(fits.trials.runs.tokens.max()) if len(fits.trials.runs) else 0.0
+    try:
+        tokens = token_count(text.strip(), round(longest))
+    except (ValueError, OverflowError) as error:
+        raise SweeperError(str(error)) from error
+    if tokens < 1:
+        raise SweeperError(f"--tokens must be positive, got {text}")
+    return float(tokens)
+
+
+def _speed(store: FitsStore, fits: Fits, order: Order) -> tuple[str, StepTime]:
+    """The device and its law of the time of a step: of the trials on it, or of what `sweeper bench` measured."""
+    usual = Counter(fits.trials.devices).most_common(1)
+    wanted = order.gpu if order.gpu is not None else (usual[0][0] if usual else "")
+    for device, (_, law) in fits.step_times.items():
+        if wanted.lower() in device.lower() and isinstance(law, StepTime):
+            return device, law
+    widths = fits.trials.width[np.isfinite(fits.trials.width)]
+    rows = store.benched(wanted, float(np.median(widths)) if len(widths) else None)
+    if len(rows) >= 2:
+        law = fit_step_time([r[1] for r in rows], [r[2] for r in rows], [r[3] for r in rows])
+        if isinstance(law, StepTime):
+            return rows[0][0], law
+    known = ", ".join(sorted(fits.step_times)) or "none"
+    raise SweeperError(
+        f"how fast {wanted or 'the device'} trains is not known: trials ran on {known}; measure it there with "
+        f"`sweeper bench --study {order.study}`, or plan with --tokens"
+    )
+
+
+def plan_json(made: TransferPlan, study: str, device: str) -> dict[str, Any]:
+    """The plan for scripts."""
+    return {
+        "study": study,
+        "device": device or None,
+        "target_tokens": made.target.tokens,
+        "target_seconds": made.target.seconds,
+        "start": asdict(made.start) | {"from": made.started_from},
+        "candidates": [asdict(one) for one in made.candidates],
+        "proposed": made.proposed.name,
+        "confirm": {"needed": made.gate.needed, **asdict(made.gate)},
+        "notes": list(made.notes),
+    }
+
+
+def _dump(values: Any) -> str:
+    return json.dumps(_strict(values), indent=2, allow_nan=False)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _strict(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(inner) for inner in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return value if not isinstance(value, float) or np.isfinite(value) else None
+
+
+def _show(made: TransferPlan, study: str, device: str, console: Console) -> None:
+    hours = (made.target.seconds or 0) / 3600
+    budget = f"{made.target.tokens:,.0f} tokens" if made.target.tokens else f"{hours:g} hours"
+    where = f" on {device}" if device else ""
+    display.say(console, f"{study}: a full run of {budget}{where}, {made.target.n_params:,.0f} parameters")
+    start = made.start
+    decay = "not identified" if start.weight_decay is None else f"{start.weight_decay:.3g}"
+    display.say(
+        console,
+        f"from {made.started_from}: rate {start.learning_rate:.4g}, decay {decay}, batch {start.batch_tokens:,.0f}",
+    )
+    display.say(console, _candidates_table(made.candidates))
+    for one in made.candidates:
+        for text in one.notes:
+            display.say(console, f"{one.name}: {text}")
+    for text in made.notes:
+        display.say(console, f"note: {text}")
+    if not made.gate.needed:
+        display.say(console, f"confirm: not needed; proposed is the {made.proposed.name}")
+        return
+    cost = f"{made.gate.cost_share:.0%} of the full run's cost"
+    display.say(console, f"confirm the {made.proposed.name} first, for {cost}:")
+    for reason in made.gate.reasons:
+        display.say(console, f"  because {reason}")
+    for run in made.gate.runs:
+        display.say(
+            console,
+            f"  run {run.tokens:,.0f} tokens at rate {run.learning_rate:.4g}, decay "
+            f"{run.weight_decay:.3g}, batch {run.batch_tokens:,.0f} ({run.steps:,.0f} steps)",
+        )
+
+
+def _candidates_table(found: tuple[Candidate, ...]) -> str:
+    values = [one.values for one in found]
+    losses = [_interval(one.predicted_loss, ".4f") if one.predicted_loss else "no loss law" for one in found]
+    return _aligned(
+        [
+            ("", *(one.name for one in found)),
+            ("learning rate (matrix_lr)", *(f"{v.learning_rate:.4g}" for v in values)),
+            ("  × the short run's, for every group", *(f"{v.rate_factor:.3g}" for v in values)),
+            ("  best rate there, 95 %", *(_interval(one.best_rate, ".3g") for one in found)),
+            ("  shaded, octaves", *(f"{one.shaded_octaves:+.2f}" for one in found)),
+            ("  capped by divergence", *("yes" if one.capped else "no" for one in found)),
+            ("weight decay", *(f"{v.weight_decay:.4g}" for v in values)),
+            ("  tau, share of the run", *(f"{v.tau:.3g}" for v in values)),
+            ("batch, tokens a step", *(f"{v.batch_tokens:,.0f}" for v in values)),
+            ("steps", *(f"{v.steps:,.0f}" for v in values)),
+            ("tokens", *(f"{v.tokens:,.0f}" for v in values)),
+            ("1 - beta2, × the short run's", *(f"{v.one_minus_beta2_factor:.3g}" for v in values)),
+            ("predicted val_bpb, 95 %", *losses),
+        ]
+    )
+
+
+def _interval(e: Estimate, form: str) -> str:
+    return f"{e.value:{form}} ({e.low:{form}} to {e.high:{form}})"

@@ -1,0 +1,244 @@
+"""What varies between imported runs, as the axes of a study; what does not, as its base.
+
+The first import settles the axes.  Later ones may widen a range, but neither add an axis nor a choice, as the
+trials that are there would have no value on it, or another distribution in Optuna.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from sweeper import command
+from sweeper.command import KNOB
+from sweeper.errors import SweeperError
+from sweeper.importing.names import paths
+from sweeper.importing.runs import Run, Skipped
+from sweeper.scores import Judge
+from sweeper.space import ChoiceAxis, IntAxis, LogAxis, UniformAxis, Value
+from sweeper.study import StudySpec, verify
+from sweeper.study_checks import OWNED, explain, leaves
+
+COMMAND = "python train_gpt.py"
+"""What runs are taken for runs of, unless a mapping says better: it matters only if the study is resumed."""
+MOST_CHOICES = 6
+LOG_FACTOR = 3.0
+MOST_FINAL = ("quantised_sliding", "quantised", "sliding")
+"""Scores in the order in which they judge where every run has them; else the plain one does."""
+UNITS = {"budget.seconds": "seconds", "budget.steps": "steps", "budget.tokens": "tokens"}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """A study that fits the runs."""
+
+    spec: StudySpec
+    runs: list[Run]
+    """Those that lie on its axes and can be judged by it."""
+    skipped: list[Skipped]
+    notes: list[str]
+
+
+def fit(
+    runs: Sequence[Run], name: str, *, old: StudySpec | None, judge: Judge | None, command_line: str, source: str
+) -> Fit:
+    """The study `name` for these runs: a new one, or the old one with wider ranges.
+
+    Args:
+        source: where the runs come from, for the description.
+
+    Raises:
+        SweeperError: no run has a hyperparameter, or a study that cannot be.
+    """
+    notes: list[str] = []
+    if old is not None:
+        if judge is not None and judge != old.judge:
+            raise SweeperError(f"study {name} is judged by the {old.judge} score: import into another one for {judge}")
+        space, base = dict(old.space), dict(leaves(old.base))
+        kept, skipped = _agreeing(runs, list(space), base)
+        kept, off = _on_axes(kept, space)
+        skipped += off
+    else:
+        space, base, notes = _derive(runs, name)
+        kept, skipped = _agreeing(runs, list(space), base)
+        space = {path: _axis(path, [run.values[path] for run in kept]) for path in space} if kept else space
+    judged_by: Judge = old.judge if old else (judge or _judge(kept))
+    kept, unjudged = _judgeable(kept, judged_by)
+    spec = _spec(name, space, base, kept, old, judged_by, command_line, source)
+    try:
+        verify(spec)
+    except SweeperError as error:
+        notes.append(f"it cannot be resumed as it is: {str(error).splitlines()[0]}")
+    return Fit(spec=spec, runs=kept, skipped=[*skipped, *unjudged], notes=notes)
+
+
+def is_axis(path: str) -> bool:
+    """Whether it may be searched; seeds may not, as runs that differ in nothing else are repeats."""
+    return path not in OWNED and not path.startswith(("seeds.", "runtime.", "checkpoint."))
+
+
+def _derive(runs: Sequence[Run], name: str) -> tuple[dict[str, Any], dict[str, Value], list[str]]:
+    """Axes to be, by path, values that all share, and what to say of the rest."""
+    seen: dict[str, list[Value]] = {}
+    for run in runs:
+        for path, value in run.values.items():
+            seen.setdefault(path, []).append(value)
+    open_to_search = {path: values for path, values in seen.items() if is_axis(path)}
+    if not open_to_search:
+        raise SweeperError(
+            f"study {name} would have no axis: of {len(runs)} runs none has a known hyperparameter; name them with "
+            "--map COLUMN=PATH"
+        )
+    rare = [path for path, values in open_to_search.items() if 2 * len(values) < len(runs)]
+    common = {path: values for path, values in open_to_search.items() if path not in rare} or open_to_search
+    varying = [path for path, values in common.items() if len(set(map(_marked, values))) > 1]
+    axes = varying or list(common)[:1]
+    base = {path: values[0] for path, values in common.items() if path not in axes and len(values) == len(runs)}
+    notes = [f"{path} is known of fewer than half of the runs, and is no axis" for path in rare if path not in axes]
+    if not varying:
+        notes.append("no hyperparameter differs between the runs: the only axis has one value")
+    return dict.fromkeys(axes), base, notes
+
+
+def _marked(value: Value) -> tuple[bool, Value]:
+    return isinstance(value, bool), value  # 1 and True are two values
+
+
+def _axis(path: str, values: Sequence[Value]) -> Any:
+    distinct = list(dict.fromkeys(values))
+    if any(isinstance(value, (bool, str)) for value in distinct):
+        return ChoiceAxis(choice=tuple(sorted(distinct, key=lambda value: (isinstance(value, str), value))))
+    numbers = sorted(float(value) for value in distinct)
+    low, high = numbers[0], numbers[-1]
+    whole = paths().get(path) is int or (path.startswith(KNOB) and all(isinstance(v, int) for v in distinct))
+    if low == high or (whole and len(numbers) <= MOST_CHOICES):
+        return ChoiceAxis(choice=tuple(sorted(distinct, key=float)))
+    wide = low > 0 and high / low > LOG_FACTOR
+    if whole:
+        return IntAxis(int=(int(low), int(high)), log=wide)
+    return LogAxis(log=(low, high)) if wide else UniformAxis(uniform=(low, high))
+
+
+def _agreeing(runs: Sequence[Run], axes: Sequence[str], base: dict[str, Value]) -> tuple[list[Run], list[Skipped]]:
+    """Runs with a value on every axis, and no other value than the base has."""
+    kept, skipped = [], []
+    for run in runs:
+        missing = [path for path in axes if path not in run.values]
+        other = [path for path, value in base.items() if run.values.get(path, value) != value]
+        if missing:
+            detail = f"{', '.join(missing)}, searched by the study"
+            skipped.append(Skipped(source=run.source, reason="no value on an axis", detail=detail))
+        elif other:
+            detail = ", ".join(f"{path} = {run.values[path]} where the study has {base[path]}" for path in other)
+            skipped.append(Skipped(source=run.source, reason="another base than the study's", detail=detail))
+        else:
+            kept.append(run)
+    return kept, skipped
+
+
+def _on_axes(runs: Sequence[Run], space: dict[str, Any]) -> tuple[list[Run], list[Skipped]]:
+    """Runs that lie on the axes once ranges are widened for them, which `space` is."""
+    kept, skipped = [], []
+    for run in runs:
+        try:
+            wider = {path: _widened(path, axis, run.values[path]) for path, axis in space.items()}
+        except ValueError as error:
+            skipped.append(Skipped(source=run.source, reason="off an axis of the study", detail=str(error)))
+            continue
+        space |= wider
+        kept.append(run)
+    return kept, skipped
+
+
+def _widened(path: str, axis: Any, value: Value) -> Any:
+    if isinstance(axis, ChoiceAxis):
+        try:
+            axis.accept(value)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}; import into a study of another name") from error
+        return axis
+    number = float(value)
+    if axis.low <= number <= axis.high:
+        return axis
+    if axis.is_log and number <= 0:
+        raise ValueError(f"{path}: {value!r} has no place on a log scale; import into a study of another name")
+    low, high = min(axis.low, number), max(axis.high, number)
+    if isinstance(axis, IntAxis):
+        return IntAxis(int=(int(low), int(high)), log=axis.log, tie=axis.tie)
+    return LogAxis(log=(low, high)) if isinstance(axis, LogAxis) else UniformAxis(uniform=(low, high))
+
+
+def _judge(runs: Sequence[Run]) -> Judge:
+    complete = [run for run in runs if run.state == "complete"]
+    for name in MOST_FINAL:
+        if complete and all(name in run.judged for run in complete):
+            return name  # type: ignore[return-value]  # MOST_FINAL holds values of Judge
+    return "final"
+
+
+def _judgeable(runs: Sequence[Run], judge: Judge) -> tuple[list[Run], list[Skipped]]:
+    kept = [run for run in runs if run.state != "complete" or judge in run.judged]
+    lost = [run for run in runs if run.state == "complete" and judge not in run.judged]
+    detail = f"the study judges by it; they have {', '.join(lost[0].judged) or 'none'}" if lost else ""
+    return kept, [Skipped(source=run.source, reason=f"no {judge} score", detail=detail) for run in lost]
+
+
+def _spec(
+    name: str, space: dict[str, Any], base: dict[str, Value], runs: Sequence[Run],
+    old: StudySpec | None, judge: Judge, command_line: str, source: str,
+) -> StudySpec:  # fmt: skip
+    plain = {path: axis.model_dump(mode="json", exclude_unset=True) for path, axis in space.items()}
+    if old is not None:
+        values = old.model_dump(mode="json") | {"space": plain}
+    else:
+        nested: dict[str, dict[str, Value]] = {}
+        for path, value in base.items():
+            part, _, key = path.partition(".")
+            nested.setdefault(part, {})[key] = value
+        values = {
+            "name": name,
+            "profile": "gpu",
+            "description": f"Imported from {source}",
+            "trials": max(1, len(runs)),
+            "space": plain,
+            "budget": {**_budget(runs), "rungs": []},
+            "judge": judge,
+            "pruner": {"type": "none"},
+            "base": nested,
+            "trainer": {"command": command_line or COMMAND, "names": _names([*space, *base])},
+        }
+    try:
+        return StudySpec.model_validate(values)
+    except ValidationError as error:
+        raise SweeperError(f"these runs make no study: {explain(error, StudySpec)}") from error
+
+
+def _names(paths: Iterable[str]) -> dict[str, str]:
+    """Names for the paths that parameter-golf has none for."""
+    return {
+        path: path.rpartition(".")[2].upper()
+        for path in paths
+        if path not in command.NAMES and not path.startswith(KNOB)
+    }
+
+
+def _budget(runs: Sequence[Run]) -> dict[str, Any]:
+    """The budget that most runs were given, else the length of the longest."""
+    for path, unit in UNITS.items():
+        given = Counter(run.values[path] for run in runs if float(run.values.get(path) or 0) > 0)
+        if given and path != "budget.steps":
+            return {unit: given.most_common(1)[0][0]}
+    for unit, lengths in (
+        ("seconds", [run.seconds for run in runs]),
+        ("tokens", [run.tokens for run in runs]),
+        ("steps", [run.step for run in runs]),
+    ):
+        if max(lengths, default=0) > 0:
+            return {unit: max(lengths)}
+    return {"steps": 1}

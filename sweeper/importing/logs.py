@@ -1,0 +1,186 @@
+"""Training logs, parameter-golf's and its forks', as runs: by the thousand, in several processes.
+
+What a log means is the business of `dialects` and `transcript`; here is which files are logs, which hyperparameters
+they say, and what is wrong with those that make no run.  Only what a log prints is taken: the source that many begin
+with has defaults in it that the environment may have changed.
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+import hashlib
+import itertools
+import multiprocessing
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeper import command, dialects
+from sweeper.command import KNOB
+from sweeper.dialects import Fact, Train, Validation
+from sweeper.errors import SweeperError
+from sweeper.importing.names import IGNORED, ROLES, convert, known_paths
+from sweeper.importing.runs import THERE, Run, Skipped, checked
+from sweeper.protocol import CommandRun
+from sweeper.space import Value
+from sweeper.transcript import Transcript
+from trainer.events import End, Event
+
+SUFFIXES = (".log", ".txt", ".out")
+LARGEST_BYTES = 1 << 28
+FEWEST_FOR_PROCESSES = 64
+FILES_A_TASK = 20
+
+NO_LOG = "no training log"
+NO_END = "no end"
+
+_SAID = re.compile(r"^[ \t]*[A-Za-z_]\w*:[ \t]?\S.*$", re.MULTILINE)
+_PAIR = re.compile(r"(?<![\w/.])([A-Za-z_]\w*):[ \t]?(\S+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What all files of an import are read with."""
+
+    columns: Mapping[str, str]
+    """Config path or `trainer.KNOB` by the name that the logs have for it, beside the known ones."""
+    known: frozenset[str]
+    """Identities of runs that are stored."""
+
+
+def find(sources: Iterable[str]) -> list[Path]:
+    """The files that paths, folders and globs mean, without doubles; of a folder all *.log below it, else *.txt.
+
+    Raises:
+        SweeperError: a source that leads to no file.
+    """
+    found: dict[Path, None] = {}
+    for source in sources:
+        path = Path(source).expanduser()
+        if path.is_dir():
+            paths = next((some for s in SUFFIXES if (some := sorted(path.rglob(f"*{s}")))), [])
+        elif path.is_file():
+            paths = [path]
+        else:
+            paths = matching(source)
+        if not paths:
+            raise SweeperError(f"{source!r} leads to no log: give files, a folder with *.log below it, or a glob")
+        found |= dict.fromkeys(paths)
+    return list(found)
+
+
+def matching(pattern: str) -> list[Path]:
+    """Files that a glob means, `**` included, in order."""
+    names = glob.glob(str(Path(pattern).expanduser()), recursive=True)  # noqa: PTH207  # may be absolute
+    return [path for path in map(Path, sorted(names)) if path.is_file()]
+
+
+def read_all(paths: Sequence[Path], reading: Reading, processes: int | None = None) -> Iterator[Run | Skipped]:
+    """One Run or Skipped for each file, in their order.
+
+    Args:
+        processes: None for one a core, and none beside this one for a few files.
+    """
+    wanted = min(os.cpu_count() or 1, 8) if processes is None else processes
+    if wanted < 2 or (processes is None and len(paths) < FEWEST_FOR_PROCESSES):
+        yield from (read(path, reading) for path in paths)
+        return
+    tasks = [(paths[at : at + FILES_A_TASK], reading) for at in range(0, len(paths), FILES_A_TASK)]
+    # Not forked: this process has threads and an open database.
+    with ProcessPoolExecutor(wanted, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from itertools.chain.from_iterable(pool.map(_read_some, tasks))
+
+
+def _read_some(task: tuple[Sequence[Path], Reading]) -> list[Run | Skipped]:
+    paths, reading = task
+    return [read(path, reading) for path in paths]
+
+
+def read(path: Path, reading: Reading) -> Run | Skipped:
+    """The run that the log tells of; of several that were written one after another into it, the last."""
+    source = str(path)
+    try:
+        status = path.stat()
+        if status.st_size > LARGEST_BYTES:
+            return Skipped(source=source, reason="too large", detail=f"{status.st_size:,} bytes")
+        raw = path.read_bytes()
+    except OSError as error:
+        return Skipped(source=source, reason="unreadable", detail=error.strerror or "")
+    # Of the content alone: a log that was moved is the same run.
+    identity = hashlib.sha256(raw).hexdigest()
+    if identity in reading.known:
+        return Skipped(source=source, reason=THERE)
+    text = raw.decode("utf-8", "replace")
+    told = _tell(text)
+    if isinstance(told, str):
+        reason, _, detail = told.partition(": ")
+        return Skipped(source=source, reason=reason, detail=detail)
+    values, problem = hyperparameters(text, reading.columns)
+    if problem:
+        return Skipped(source=source, reason="a value that does not parse", detail=problem)
+    end = told[-1]
+    assert isinstance(end, End)
+    run = Run(source=source, identity=identity, name=path.stem if path.stem != "train" else path.parent.name,
+              values=values, started_at=status.st_mtime - end.seconds)  # fmt: skip
+    run.tell(told, status.st_mtime)
+    return checked(run)
+
+
+def _tell(text: str) -> list[Event] | str:
+    """The events of the log, an End last; or `reason: detail` where it makes no run."""
+    said = [item for line in text.splitlines() for item in dialects.parse(line)]
+    cap = next((item.value for item in said if isinstance(item, Fact) and item.name == "max_wallclock_seconds"), 0.0)
+    transcript = Transcript(CommandRun(argv=["imported"], budget_seconds=cap or None), "", "")
+    told: list[Event] = []
+    last: Train | Validation | None = None
+    seconds = 0.0
+    for item in said:
+        if isinstance(item, (Train, Validation)):
+            last, seconds = item, item.seconds or seconds
+        told += transcript.take(item, seconds)
+        if told and isinstance(told[-1], End):
+            return told
+    if last is None:
+        return NO_LOG
+    told += transcript.finish(seconds)
+    if isinstance(told[-1], End):
+        return told
+    return f"{NO_END}: it breaks off at step {last.step:,} of {last.total:,}, without a final score"
+
+
+def hyperparameters(text: str, columns: Mapping[str, str]) -> tuple[dict[str, Value], str]:
+    """Values by path as the log prints them, `name:value` on lines that begin so; and the first that does not parse.
+
+    What is printed more than once, as by several ranks, counts once.
+    """
+    known = _known_names() | {name.lower(): path for name, path in columns.items()}
+    values: dict[str, Value] = {}
+    for line in _SAID.finditer(text):
+        pairs = _PAIR.findall(line.group())
+        if not pairs or (pairs[0][0].lower() not in known and pairs[0][0] not in LEADERS):
+            continue
+        for name, raw in pairs:
+            path = known.get(name.lower())
+            if path is None or path in values or path in ROLES or path == IGNORED:
+                continue
+            try:
+                values[path] = convert(path, raw.rstrip(","))
+            except ValueError as error:
+                return values, f"{name}:{raw}: {error}"
+    return values, ""
+
+
+LEADERS = ("attention_mode", "world_size", "train_batch_tokens")
+"""Lines of the baseline that begin with something else than a hyperparameter of ours."""
+
+
+@functools.cache
+def _known_names() -> dict[str, str]:
+    """Config paths, and knobs that have no config path, by the names that logs print, in lower case."""
+    knobs = {"warmdown_iters": f"{KNOB}WARMDOWN_ITERS", "warmup_steps": f"{KNOB}WARMUP_STEPS"}
+    own = {name.lower(): path for path, name in command.NAMES.items() if path not in ("data.path", "data.tokenizer")}
+    return known_paths() | own | knobs

@@ -1,0 +1,282 @@
+"""All fits of one study, each made when it is first asked for.  What a figure or a table says comes from here."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+
+from sweeper.observations import Bridged, RunFacts, Switches
+from sweeper.records import Curves
+from sweeper.scaling import priors
+from sweeper.scaling.budgets import Frontier, fit_iso_budget
+from sweeper.scaling.decay import TauCollapse, fit_tau_collapse, fit_tau_law
+from sweeper.scaling.grouping import best_of_cells, cells, cluster
+from sweeper.scaling.loss_law import LossLaw, fit_loss_law
+from sweeper.scaling.optimum import Optimum, fit_optimum
+from sweeper.scaling.power_law import PowerLaw, law_of_optima
+from sweeper.scaling.records import Array, Excluded, Integers, Unidentified
+from sweeper.scaling.step_time import StepTime, fit_step_time
+
+DRAWS = 400
+"""Bootstrap draws of a fit of a page: intervals are then known to a few percent of their width."""
+STARTS = 16
+MOST_TAU_CELLS = 16
+TERMS = ("n_params", "batch_tokens", "tokens")
+LOSS_TERMS = (("n_params", "steps", "batch_tokens"), ("n_params", "tokens"), ("steps", "batch_tokens"), ("tokens",))
+"""Loss laws, the richest first: the first that the runs hold is taken."""
+TIME_TOLERANCE = 0.1
+FLOPS_TOLERANCE = 0.1
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StudyFacts:
+    """What is known of a study beside its rows."""
+
+    name: str
+    switches: Switches
+    judge: str
+    timed: bool
+    """Whether its budget is seconds."""
+    rungs: tuple[float, ...]
+    searched: tuple[str, ...]
+    seq_len: int
+    trials: tuple[RunFacts, ...]
+    promotions: tuple[RunFacts, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Cell:
+    """Runs that may be compared, and their best learning rate."""
+
+    rows: Integers
+    n_params: float
+    tokens: float
+    batch_tokens: float
+    depth: float
+    optimum: Optimum
+    joint: bool
+    """Whether decay was fitted with the rate, as it varies inside the cell."""
+
+    @property
+    def sizes(self) -> dict[str, float]:
+        return {"n_params": self.n_params, "batch_tokens": self.batch_tokens, "tokens": self.tokens}
+
+
+class Fits:
+    """Every fit of one study under one set of switches; safe to share between threads."""
+
+    def __init__(self, trials: Bridged, promotions: Bridged, study: StudyFacts, curves: Callable[[], Curves]) -> None:
+        self.trials = trials
+        self.promotions = promotions
+        self.study = study
+        self._read_curves = curves
+        self.lock = threading.RLock()
+        """Held by a thread while it draws on the fits, so that none is made twice at once."""
+        self._made: dict[Callable[[Fits], Any], Any] = {}
+
+    def get(self, made: Callable[[Fits], T]) -> T:
+        """What `made` gives of these fits, computed once; `made` is a function of a module, not a closure."""
+        with self.lock:
+            if made not in self._made:
+                self._made[made] = made(self)
+            found: T = self._made[made]
+            return found
+
+    @cached_property
+    def curves(self) -> Curves:
+        """Streamed val_bpb of all trials."""
+        return self._read_curves()
+
+    @cached_property
+    def groups(self) -> list[Integers]:
+        """Rows of each cell: equal parameters, horizon, batch."""
+        return cells(self.trials.runs)
+
+    @cached_property
+    def cells(self) -> tuple[Cell, ...]:
+        """The cells in which the rate varies, with their optimum or why there is none."""
+        return tuple(self._cell(rows) for rows in self.groups if self._varies(rows))
+
+    def _varies(self, rows: Integers) -> bool:
+        return len(np.unique(np.round(np.log2(self.trials.runs.learning_rate[rows]), 3))) >= 2
+
+    def _cell(self, rows: Integers) -> Cell:
+        part = self.trials.runs.take(rows)
+        found, joint = fit_optimum(part, draws=DRAWS), False
+        taus = part.tau[np.isfinite(part.tau) & ~part.diverged]
+        if len(taus) >= 8 and np.ptp(np.log2(part.weight_decay[part.weight_decay > 0])) > 0.3:
+            both = fit_optimum(part, ("learning_rate", "tau"), draws=DRAWS)
+            if both.at:
+                found, joint = both, True
+        runs = self.trials.runs
+        middle = {n: float(np.exp(np.log(getattr(runs, n)[rows]).mean())) for n in TERMS}
+        depth = float(np.median(runs.depth[rows]))
+        return Cell(rows=rows, depth=depth, optimum=found, joint=joint, **middle)
+
+    @cached_property
+    def rate_law(self) -> PowerLaw | Unidentified:
+        """Of the best rate on parameters, batch and tokens."""
+        sizes = {name: [getattr(cell, name) for cell in self.cells] for name in TERMS}
+        return law_of_optima(
+            [cell.optimum for cell in self.cells], sizes, "learning_rate", beliefs=priors.RATE, draws=DRAWS
+        )
+
+    @cached_property
+    def tau_collapse(self) -> TauCollapse:
+        if not len(self.trials.runs):
+            return TauCollapse(used=0, not_identified="no run has a score yet")
+        return fit_tau_collapse(self.trials.runs, self.tau_groups, draws=DRAWS // 2)
+
+    @cached_property
+    def tau_groups(self) -> list[Integers]:
+        """The cells with most runs: one bowl over all of hundreds would take a minute, and say no more."""
+        return sorted(self.groups, key=len, reverse=True)[:MOST_TAU_CELLS]
+
+    @cached_property
+    def tau_law(self) -> PowerLaw:
+        """Of the best tau on tokens per parameter; the prior where no cell knows its tau."""
+        known = [cell for cell in self.cells if cell.joint]
+        return fit_tau_law([cell.optimum for cell in known], [c.tokens / c.n_params for c in known] or [20.0])
+
+    @cached_property
+    def best_rows(self) -> Integers:
+        """The best row of each cell."""
+        return best_of_cells(self.trials.runs, self.groups)
+
+    @cached_property
+    def loss_tries(self) -> tuple[tuple[tuple[str, ...], LossLaw | Unidentified], ...]:
+        """The loss laws tried, the richest first, up to the first that the runs hold."""
+        tried: list[tuple[tuple[str, ...], LossLaw | Unidentified]] = []
+        rows = self.best_rows
+        for terms in LOSS_TERMS:
+            tried.append((terms, self._loss_law(terms, rows)))
+            if isinstance(tried[-1][1], LossLaw):
+                break
+        return tuple(tried)
+
+    def _loss_law(self, terms: tuple[str, ...], rows: Integers) -> LossLaw | Unidentified:
+        if not len(rows):
+            return Unidentified(used=0, not_identified="no run has a score yet")
+        runs = self.trials.runs
+        single = [name for name in ("n_params", "batch_tokens") if name not in terms and _spread(runs, name, rows)]
+        if single:
+            reason = f"it would mix runs that differ in {' and '.join(single)}"
+            return Unidentified(used=len(rows), not_identified=reason)
+        return fit_loss_law(
+            runs.loss[rows], {name: getattr(runs, name)[rows] for name in terms}, starts=STARTS, draws=DRAWS
+        )
+
+    @cached_property
+    def loss_law(self) -> LossLaw | None:
+        found = self.loss_tries[-1][1]
+        return found if isinstance(found, LossLaw) else None
+
+    @cached_property
+    def batch_optima(self) -> tuple[tuple[str, float, Integers, Optimum], ...]:
+        """Best batch at equal parameters and equal tokens, or equal seconds: (`tokens` or `seconds`, which, rows,
+        optimum), of the best run of each cell."""
+        runs, seconds = self.trials.runs, self.trials.seconds
+        rows = self.best_rows
+        found: list[tuple[str, float, Integers, Optimum]] = []
+        for kind, column, tolerance in (("tokens", runs.tokens, 0.05), ("seconds", seconds, TIME_TOLERANCE)):
+            usable = rows[np.isfinite(column[rows])]
+            keys = np.stack([cluster(runs.n_params[usable], 0.05), cluster(column[usable], tolerance)], axis=1)
+            for key in np.unique(keys, axis=0):
+                members = usable[(keys == key).all(axis=1)]
+                if len(np.unique(np.round(np.log2(runs.batch_tokens[members]), 2))) < 2:
+                    continue
+                members = self._best_of_each_batch(members)
+                optimum = fit_optimum(runs.take(members), ("batch_tokens",), draws=DRAWS)
+                found.append((kind, float(np.median(column[members])), members, optimum))
+        return tuple(found)
+
+    def _best_of_each_batch(self, rows: Integers) -> Integers:
+        """Batch by batch the lowest loss: cells that a tolerance has split are one here."""
+        runs = self.trials.runs
+        member = cluster(runs.batch_tokens[rows], 0.05)
+        return np.array([rows[member == k][np.argmin(runs.loss[rows[member == k]])] for k in range(member.max() + 1)])
+
+    @cached_property
+    def batch_law(self) -> PowerLaw | None:
+        """Of the best batch on tokens, from vertices at equal tokens; None without one."""
+        at_tokens = [(tokens, optimum) for kind, tokens, _, optimum in self.batch_optima if kind == "tokens"]
+        if not any(optimum.at for _, optimum in at_tokens):
+            return None
+        law = law_of_optima(
+            [optimum for _, optimum in at_tokens],
+            {"tokens": [tokens for tokens, _ in at_tokens]},
+            "batch_tokens",
+            beliefs=priors.BATCH,
+            draws=DRAWS,
+        )
+        return law if isinstance(law, PowerLaw) else None
+
+    @cached_property
+    def budget_rows(self) -> tuple[str, Integers, Array]:
+        """Unit of the budget (`seconds` or `FLOPs`), best row of each size at each budget, the budget of each."""
+        runs = self.trials.runs
+        costs = self.trials.seconds if self.study.timed else self.trials.flops
+        rows = self.best_rows[np.isfinite(costs[self.best_rows])] if len(runs) else self.best_rows
+        unit = "seconds" if self.study.timed else "FLOPs"
+        if not len(rows):
+            return unit, rows, costs[rows]
+        keys = np.stack([cluster(runs.n_params[rows], 0.02), cluster(costs[rows], FLOPS_TOLERANCE)], axis=1)
+        best = [min(rows[(keys == k).all(axis=1)], key=lambda r: runs.loss[r]) for k in np.unique(keys, axis=0)]
+        kept = np.array(best, dtype=np.int64)
+        return unit, kept, costs[kept]
+
+    @cached_property
+    def frontier(self) -> Frontier:
+        _, rows, costs = self.budget_rows
+        if not len(rows):
+            return Frontier(used=0, not_identified="no run has a score yet")
+        runs = self.trials.runs
+        return fit_iso_budget(runs.n_params[rows], runs.loss[rows], costs, draws=DRAWS)
+
+    @cached_property
+    def step_times(self) -> dict[str, tuple[Integers, StepTime | Unidentified]]:
+        """For each device the rows that were run on it and the law of its seconds a step."""
+        runs = self.trials.runs
+        usable = np.isfinite(runs.step_seconds) & np.isfinite(runs.depth)
+        found: dict[str, tuple[Integers, StepTime | Unidentified]] = {}
+        for device in sorted(set(self.trials.devices)):
+            rows = np.flatnonzero(usable & np.array([name == device for name in self.trials.devices]))
+            if len(rows):
+                law = fit_step_time(runs.depth[rows], runs.batch_tokens[rows], runs.step_seconds[rows], draws=100)
+                found[device or "unnamed device"] = (rows, law)
+        return found
+
+    @cached_property
+    def stable_rate(self) -> float | None:
+        """Largest rate that did not diverge at the longest horizon; None where none diverged there."""
+        runs = self.trials.runs
+        if not len(runs):
+            return None
+        longest = runs.tokens >= runs.tokens.max() / 1.05
+        if not (runs.diverged & longest).any() or not (~runs.diverged & longest).any():
+            return None
+        return float(runs.learning_rate[longest & ~runs.diverged].max())
+
+    @property
+    def censored(self) -> int:
+        """Cells whose optimum is at an edge of what was tried."""
+        return sum(bool(cell.optimum.bounds) for cell in self.cells)
+
+
+def _spread(runs: Any, name: str, rows: Integers) -> bool:
+    return bool(np.ptp(np.log(getattr(runs, name)[rows])) > 0.05)
+
+
+def reasons(excluded: tuple[Excluded, ...]) -> list[tuple[str, int]]:
+    """Why rows were left out, and how many for each reason, the commonest first."""
+    counted: dict[str, int] = {}
+    for one in excluded:
+        counted[one.reason] = counted.get(one.reason, 0) + 1
+    return sorted(counted.items(), key=lambda pair: -pair[1])

@@ -1,0 +1,180 @@
+"""How far a study's scores can be trusted: noise of repeats, rungs against ends, forecasts against outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from sweeper.observations_fits import Fits
+from sweeper.records import Curves
+from sweeper.scaling import resample
+from sweeper.scaling.records import Array, Estimate, Integers, Unidentified
+
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+FEWEST_COMPLETE = 8
+TOLERANCE = 0.03
+"""Share of the budget by which a validation may lie off the share asked for, where it does not lie between two."""
+DRAWS = 200
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Noise:
+    """Standard deviation of the score among runs that differ by their seed alone."""
+
+    groups: tuple[Integers, ...]
+    """Rows of each set of repeats."""
+    deviation: Estimate | None
+    used: int
+    not_identified: str | None
+
+
+def seed_noise(fits: Fits) -> Noise:
+    """Pooled over sets of repeats at equal horizons; the interval is chi-squared's."""
+    runs = fits.trials.runs
+    sets: dict[tuple[str, int], list[int]] = {}
+    for row in np.flatnonzero(~runs.diverged):
+        horizon = round(float(np.log(runs.tokens[row])) / 0.05)
+        sets.setdefault((fits.trials.repeats[row], horizon), []).append(int(row))
+    groups = tuple(np.array(rows) for rows in sets.values() if len({int(runs.trial[r]) for r in rows}) > 1)
+    free = sum(len(rows) - 1 for rows in groups)
+    used = sum(len(rows) for rows in groups)
+    if free < 1:
+        reason = "no two complete runs have equal values"
+        return Noise(groups=groups, deviation=None, used=0, not_identified=reason)
+    squares = sum(float(((runs.loss[rows] - runs.loss[rows].mean()) ** 2).sum()) for rows in groups)
+    value = float(np.sqrt(squares / free))
+    low, high = (value * float(np.sqrt(free / stats.chi2.ppf(q, free))) for q in (0.975, 0.025))
+    if value <= 0:
+        reason = "all repeats agree to the last digit: they had the same seeds"
+        return Noise(groups=groups, deviation=None, used=used, not_identified=reason)
+    return Noise(groups=groups, deviation=Estimate(value, low, high), used=used, not_identified=None)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RungTable:
+    """How well the streamed score at shares of the budget tells the order of the final ones."""
+
+    shares: Array
+    correlation: tuple[Estimate, ...]
+    """Spearman's, with an interval over trials."""
+    regret_half: tuple[Estimate, ...]
+    """Bits per byte lost by keeping the best half there: best final score kept over the best of all."""
+    regret_third: tuple[Estimate, ...]
+    used: int
+    trials: tuple[int, ...]
+
+
+def rung_table(fits: Fits) -> RungTable | Unidentified:
+    """Over complete trials: those that were pruned have no end, so that the true correlation is higher.
+
+    Only trials of the full budget count, each once, at shares that all of them have validations about.
+    """
+    final = final_scores(fits)
+    at, numbers = _at_shares(fits.curves, final)
+    known = np.isfinite(at).all(axis=0)
+    if len(numbers) < FEWEST_COMPLETE or not known.any():
+        reason = f"{len(numbers)} complete trials with a curve, {FEWEST_COMPLETE} needed"
+        return Unidentified(used=len(numbers), not_identified=reason)
+    ends = np.array([final[number] for number in numbers])
+    at = at[:, known]
+    draws = np.random.default_rng(0).integers(0, len(ends), (DRAWS, len(ends)))
+    columns = [at[:, k] for k in range(at.shape[1])]
+    return RungTable(
+        shares=np.array(SHARES)[known],
+        correlation=tuple(_correlated(column, ends, draws) for column in columns),
+        regret_half=tuple(_regretted(column, ends, draws, 2) for column in columns),
+        regret_third=tuple(_regretted(column, ends, draws, 3) for column in columns),
+        used=len(ends),
+        trials=tuple(numbers),
+    )
+
+
+def final_scores(fits: Fits) -> dict[int, float]:
+    """Score of each complete trial at its whole budget."""
+    runs = fits.trials.runs
+    complete = {run.number for run in fits.study.trials if run.state == "complete"}
+    found: dict[int, tuple[float, float]] = {}
+    for row in np.flatnonzero(~runs.diverged).tolist():
+        if int(runs.trial[row]) not in complete:
+            continue
+        number, tokens = int(runs.trial[row]), float(runs.tokens[row])
+        if number not in found or found[number][0] < tokens:
+            found[number] = (tokens, float(runs.loss[row]))
+    return {number: loss for number, (_, loss) in found.items()}
+
+
+def _at_shares(curves: Curves, final: dict[int, float]) -> tuple[Array, list[int]]:
+    """(trials, shares) streamed scores, NaN where the curve does not reach about a share; and the trials."""
+    rows, numbers = [], []
+    for place, number in enumerate(curves.numbers):
+        piece = slice(int(curves.offsets[place]), int(curves.offsets[place + 1]))
+        x, y = curves.progress[piece].astype(float), curves.values[piece].astype(float)
+        if number not in final or len(x) < 3:
+            continue
+        values = np.interp(SHARES, x, y)
+        values[(np.array(SHARES) < x[0] - TOLERANCE) | (np.array(SHARES) > x[-1] + TOLERANCE)] = np.nan
+        rows.append(values)
+        numbers.append(number)
+    return np.array(rows).reshape(-1, len(SHARES)), numbers
+
+
+def _correlated(at: Array, ends: Array, draws: Integers) -> Estimate:
+    value = float(np.nan_to_num(stats.spearmanr(at, ends).statistic)) if np.ptp(at) > 0 and np.ptp(ends) > 0 else 0.0
+    ranks_x, ranks_y = stats.rankdata(at)[draws], stats.rankdata(ends)[draws]
+    x, y = ranks_x - ranks_x.mean(axis=1, keepdims=True), ranks_y - ranks_y.mean(axis=1, keepdims=True)
+    spread = np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1))
+    return resample.estimate(value, (x * y).sum(axis=1) / np.maximum(spread, 1e-12))
+
+
+def _regretted(at: Array, ends: Array, draws: Integers, factor: int) -> Estimate:
+    def regret(x: Array, y: Array) -> Array:
+        kept = max(1, x.shape[1] // factor)
+        chosen = np.argpartition(x, kept - 1, axis=1)[:, :kept]
+        return np.asarray(np.take_along_axis(y, chosen, axis=1).min(axis=1) - y.min(axis=1))
+
+    value = float(regret(at[None], ends[None])[0])
+    return resample.estimate(value, regret(at[draws], ends[draws]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """A promotion's score beside what the trials alone foretell for its size, batch and tokens."""
+
+    promotion: int
+    trial: int | None
+    tokens: float
+    predicted: Estimate | None
+    actual: float
+    reason: str
+    """Why there is no prediction."""
+
+
+def calibrations(fits: Fits) -> Sequence[Calibration]:
+    """Of complete promotions. The law is fitted to trials alone, today: promotions never feed it."""
+    runs, law = fits.promotions.runs, fits.loss_law
+    of_trial = {run.number: run.trial for run in fits.study.promotions}
+    longest: dict[int, int] = {}
+    for row in np.flatnonzero(~runs.diverged).tolist():
+        number = int(runs.trial[row])
+        if number not in longest or runs.tokens[longest[number]] < runs.tokens[row]:
+            longest[number] = int(row)
+    found: list[Calibration] = []
+    for number, row in sorted(longest.items()):
+        predicted = None
+        if law is not None:
+            value, low, high = law.predict({name: [getattr(runs, name)[row]] for name in law.sizes})
+            predicted = Estimate(float(value[0]), float(low[0]), float(high[0]))
+        found.append(
+            Calibration(
+                promotion=number,
+                trial=of_trial.get(number),
+                tokens=float(runs.tokens[row]),
+                predicted=predicted,
+                actual=float(runs.loss[row]),
+                reason="" if law else "the trials hold no loss law",
+            )
+        )
+    return found

@@ -1,0 +1,112 @@
+"""The scaling page over a real server, and in a real Chromium at two widths."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from playwright.sync_api import expect
+
+from dashboard.routes.scaling import PLOTS
+from tests.dashboard import scaled
+from tests.dashboard.synthetic import Writer
+from tests.dashboard.test_browser import scroll_through, wait_for_figure
+
+PAGE = f"/studies/{scaled.NAME}/scaling"
+
+
+@pytest.fixture
+def client(server: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server, timeout=60, trust_env=False) as client:
+        yield client
+
+
+def test_the_page_is_linked_from_the_study_and_has_a_card_for_each_figure(client, engine):
+    scaled.write(engine, 60)
+    assert f'href="{PAGE}"' in client.get(f"/studies/{scaled.NAME}").text
+    page = client.get(PAGE, params={"params": "all"})
+    assert page.status_code == 200
+    assert re.findall(r'data-figure="(\w+)"', page.text) == list(PLOTS)
+    assert '<option value="all" selected>' in page.text
+
+
+def test_figures_and_laws_follow_the_conventions(client, engine):
+    scaled.write(engine, 240)
+    given, adamw = (
+        client.get(f"{PAGE}/figures/bowls", params={"rate": rate}).json()["figures"]["bowls"]
+        for rate in ("as_given", "adamw")
+    )
+    assert "matrix_lr" in given["layout"]["xaxis"]["title"]["text"]
+    assert "AdamW" in adamw["layout"]["xaxis"]["title"]["text"]
+    laws = client.get(f"{PAGE}/laws").text
+    assert "exponent of batch_tokens" in laws and "not identified" in laws and "no two complete runs" in laws
+    assert client.get(f"{PAGE}/figures/bowls", params={"rate": "both"}).status_code == 422
+    assert "known: bowls" in client.get(f"{PAGE}/figures/nothing").json()["detail"]
+    assert client.get("/studies/nowhere/scaling").status_code == 404
+    assert client.get("/studies/nowhere/scaling/figures/bowls").status_code == 404
+
+
+def test_a_figure_is_sent_again_only_when_another_run_has_ended(client, engine):
+    scaled.write(engine, 60)
+    first = client.get(f"{PAGE}/figures/bowls")
+    assert first.headers["content-encoding"] == "gzip"
+    known = {"If-None-Match": first.headers["etag"]}
+    assert client.get(f"{PAGE}/figures/bowls", headers=known).status_code == 304
+    assert client.get(f"{PAGE}/figures/bowls?loss=streamed", headers=known).status_code == 200
+    scaled.write(engine, 60, name="another")
+    assert client.get(f"{PAGE}/figures/bowls", headers=known).status_code == 304
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE sweeper_runs SET ended_at = ended_at + 1 WHERE number = 3")
+    assert client.get(f"{PAGE}/figures/bowls", headers=known).status_code == 200
+
+
+def test_what_is_drawn_can_be_had_as_csv(client, engine):
+    scaled.write(engine, 120)
+    answer = client.get(f"{PAGE}/loss.csv", params={"params": "matrices"})
+    assert answer.headers["content-type"].startswith("text/csv")
+    assert answer.text.startswith("trace,x,y,")
+    empty = client.get(f"{PAGE}/noise.csv")
+    assert (empty.status_code, "nothing is drawn" in empty.json()["detail"]) == (404, True)
+
+
+def test_an_empty_study_says_in_each_card_what_to_run(client, writer):
+    for key in PLOTS:
+        answer = client.get(f"/studies/lr-wd-batch/scaling/figures/{key}").json()
+        assert answer["figures"] == {} and len(answer["note"]) > 30, key
+        assert "--study S" not in answer["note"], "commands name the study"
+
+
+def test_a_study_of_many_axes_and_few_trials_draws_or_says_why(client, writer: Writer):
+    writer.typical()
+    for key in PLOTS:
+        answer = client.get(f"/studies/lr-wd-batch/scaling/figures/{key}")
+        assert answer.status_code == 200, key
+        assert answer.json()["figures"] or answer.json()["note"], key
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("watched", [(1440, 900), (390, 844)], indirect=True)
+def test_all_cards_are_filled_and_nothing_is_wider_than_the_page(server, engine, watched):
+    scaled.write(engine, 240, points=10, promotions=1)
+    page = watched.page
+    page.goto(server + PAGE)
+    scroll_through(page)
+    for key in PLOTS:
+        if key != "noise":
+            wait_for_figure(page, key)
+    expect(page.locator("[data-card=noise] .empty")).to_contain_text("No two complete runs have equal values")
+    expect(page.locator("[data-card=rate] .says")).to_contain_text("The best rate goes as")
+    expect(page.locator("[data-card=bowls] .about")).to_contain_text("Rests on")
+    page.wait_for_selector("#laws[data-read] table")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.evaluate("scrollTo(0, 0)")
+    drawn = page.get_attribute("[data-figure=bowls]", "data-drawn")
+    page.select_option("select[name=params]", "matrices")
+    expect(page.locator("[data-figure=bowls]")).not_to_have_attribute("data-drawn", str(drawn))
+    assert "params=matrices" in page.url
+    assert watched.problems == []
+    assert {address.split("/")[2] for address in watched.addresses if address.startswith("http")} == {
+        server.removeprefix("http://")
+    }

@@ -167,7 +167,9 @@ class Service:
     def _start(self) -> None:
         host, port = self._address
         arguments = ["serve", "--host", host, "--port", str(port)]
-        self._child = Child(arguments, self._settings, self._settings.home / "logs" / "service.log", {})
+        # Its fits are small: more threads would only wait for the cores that trainers hold.
+        threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": "1"}
+        self._child = Child(arguments, self._settings, self._settings.home / "logs" / "service.log", threads)
         try:
             self._await_answer(self._child)
         except BaseException:  # Ctrl-C included: nobody else would stop the child

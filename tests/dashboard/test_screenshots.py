@@ -46,7 +46,7 @@ def settle(page: Page) -> None:
     page.wait_for_selector("#live[data-state=on]")
     near = page.evaluate(
         """[...document.querySelectorAll("[data-figure]")]
-             .filter((e) => e.getBoundingClientRect().top < innerHeight + 250).map((e) => e.dataset.figure)"""
+             .filter((e) => e.checkVisibility() && e.getBoundingClientRect().top < innerHeight + 250).map((e) => e.dataset.figure)"""
     )
     for key in near:
         page.wait_for_selector(f"[data-figure={key}][data-drawn]", state="attached")

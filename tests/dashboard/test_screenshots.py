@@ -46,8 +46,9 @@ def settle(page: Page) -> None:
     page.wait_for_selector("#live[data-state=on]")
     near = page.evaluate(
         """[...document.querySelectorAll("[data-figure]")]
-             .filter((e) => e.checkVisibility() && e.getBoundingClientRect().top < innerHeight + 250).map((e) => e.dataset.figure)"""
+             .filter((e) => e.getBoundingClientRect().top < innerHeight + 250).map((e) => e.dataset.figure)"""
     )
     for key in near:
-        page.wait_for_selector(f"[data-figure={key}][data-drawn]", state="attached")
+        box = f"[data-figure={key}]"  # one without anything to draw says so in words
+        page.wait_for_selector(f"{box}[data-drawn], {box} .empty:not(:text('Loading'))", state="attached")
     page.wait_for_timeout(500)

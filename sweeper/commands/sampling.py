@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,36 +55,44 @@ def sample(order: Order, console: Console) -> int:
         "sampling": {"temperature": order.temperature, "top_k": order.top_k, "top_p": order.top_p},
     }
     stops = [*order.stops, *(MARKERS if order.chat else ())]
-    device = devices.resolve(order.device)
+    environment = {**os.environ, **devices.environment(devices.resolve(order.device))}
     command = [sys.executable, "-m", "trainer", "sample", str(order.checkpoint)]
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **devices.environment(device)},
-    ) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
         assert process.stdin is not None and process.stdout is not None and process.stderr is not None
         with contextlib.suppress(BrokenPipeError), process.stdin:
             process.stdin.write(json.dumps(request))
-        ids: list[int] = []
-        shown = ""
-        for line in process.stdout:
-            ids.append(int(line))
-            text, ended = cut(decode.text_of(name, ids), stops)
-            if ended or not text.endswith(decode.UNKNOWN):  # half of a letter becomes whole with the next token
-                console.print(text[len(shown) :], end="", markup=False, highlight=False, soft_wrap=True)
-                shown = text
-            if ended:
-                process.terminate()
-                break
-        console.print()
-        problem = process.stderr.read()
-        if process.wait() and not (ids and problem == ""):
-            last = problem.strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
-            raise SweeperError(f"the checkpoint could not be sampled: {last[0]}")
+        ended = _write(map(int, process.stdout), name, stops, console)
+        if ended:
+            process.terminate()
+        problem = process.stderr.read().strip()
+        if process.wait() and not ended:
+            last = problem.splitlines()[-1] if problem else f"exit status {process.returncode}"
+            raise SweeperError(f"the checkpoint could not be sampled: {last}")
     return 0
+
+
+def _write(ids: Iterable[int], tokenizer: str, stops: Sequence[str], console: Console) -> bool:
+    """Print the text of ids as they come; whether a stop string ended it."""
+    known: list[int] = []
+    text, shown, ended = "", 0, False
+    for token in ids:
+        known.append(token)
+        text, ended = cut(decode.text_of(tokenizer, known), stops)
+        sure = len(text) if ended else len(text) - unsure(text, stops)
+        console.print(text[shown:sure], end="", markup=False, highlight=False, soft_wrap=True)
+        shown = max(shown, sure)
+        if ended:
+            break
+    console.print(text[shown:], markup=False, highlight=False, soft_wrap=True)
+    return ended
+
+
+def unsure(text: str, stops: Sequence[str]) -> int:
+    """Letters at the end of a text that may not stay: half of one, or the beginning of a stop string."""
+    half = len(text) - len(text.rstrip(decode.UNKNOWN))
+    begun = (size for stop in stops for size in range(1, len(stop)) if text.endswith(stop[:size]))
+    return max(half, max(begun, default=0))
 
 
 def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from sweeper.commands.sampling import Order, cut, sample
+from sweeper.commands.sampling import Order, cut, sample, unsure
 from sweeper.errors import SweeperError
 
 TEXT = st.text("abc.", max_size=30)
@@ -32,6 +32,22 @@ def test_a_text_ends_before_the_first_stop_string(text, stops):
     assert ended == any(stop in text for stop in stops)
     assert kept == text if not ended else any(text[len(kept) :].startswith(stop) for stop in stops)
     assert not any(stop in kept for stop in stops)
+
+
+@given(
+    st.lists(st.text("abc.", max_size=4), max_size=12), st.lists(st.text("abc.", min_size=1, max_size=4), max_size=3)
+)
+def test_nothing_is_written_that_a_stop_string_takes_back(pieces, stops):
+    whole, _ = cut("".join(pieces), stops)
+    text = ""
+    for piece in pieces:
+        text += piece
+        kept, ended = cut(text, stops)
+        assert whole.startswith(kept if ended else kept[: len(kept) - unsure(kept, stops)])
+
+
+def test_half_a_letter_waits_for_the_rest():
+    assert unsure("caf\ufffd", []) == 1 and unsure("café", ["feet"]) == 0 and unsure("so fe", ["feet"]) == 2
 
 
 def test_a_checkpoint_that_is_not_there(tmp_path):

@@ -14,10 +14,6 @@ from typing import Any, Literal
 
 from trainer.data_config import SHORTEST_TAIL as SHORTEST_TAIL
 from trainer.data_config import DataConfig as DataConfig
-from trainer.data_config import WindowCount as WindowCount
-from trainer.data_config import document_windows as document_windows
-from trainer.data_config import stream_windows as stream_windows
-from trainer.data_config import whole_steps as whole_steps
 from trainer.export_config import ExportConfig as ExportConfig
 from trainer.export_config import packed_bytes as packed_bytes
 from trainer.helix_config import HelixConfig as HelixConfig

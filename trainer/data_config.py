@@ -1,4 +1,4 @@
-"""Which tokens a run trains on, and how many windows they make: from counts alone.  Standard library only.
+"""Which tokens a run trains on.  Standard library only.
 
 A window is T = seq_len inputs and the targets after them.  Positions are inputs, filler included; targets are what the
 loss counts.  In a stream every position has its target.
@@ -6,7 +6,6 @@ loss counts.  In a stream every position has its target.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,48 +49,3 @@ class DataConfig:
             f"got {self.micro_batch_tokens}",
         )
         require(self.start_window >= 0, f"data.start_window must not be negative, got {self.start_window}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WindowCount:
-    """What one pass over a split holds."""
-
-    windows: int
-    targets: int
-    """In all windows; less than windows x seq_len where some are filled up."""
-    dropped_windows: int = 0
-    """Tails of documents that are too short to be worth a window."""
-    dropped_targets: int = 0
-    """Targets that no window has: in those tails; in a stream, what is left at the end of each shard."""
-
-    def positions(self, seq_len: int) -> int:
-        """Inputs, filler included: what data.batch_tokens and budget.tokens count."""
-        return self.windows * seq_len
-
-
-def stream_windows(shard_tokens: Sequence[int], seq_len: int) -> WindowCount:
-    """Of shards with so many tokens each.  One window a shard is kept back, so that every offset below seq_len, at
-    which an epoch may begin its windows, leaves the same count."""
-    windows = sum(max(0, (tokens - 1) // seq_len - 1) for tokens in shard_tokens)
-    targets = sum(max(0, tokens - 1) for tokens in shard_tokens)
-    return WindowCount(windows=windows, targets=windows * seq_len, dropped_targets=targets - windows * seq_len)
-
-
-def document_windows(documents: Iterable[tuple[int, int]], seq_len: int) -> WindowCount:
-    """Of documents, given as (targets of a document, documents with so many)."""
-    windows = targets = dropped_windows = dropped_targets = 0
-    for length, count in documents:
-        whole, tail = divmod(length, seq_len)
-        dropped = whole > 0 and 0 < tail < seq_len / SHORTEST_TAIL
-        windows += count * (whole + (tail > 0 and not dropped))
-        targets += count * (length - tail * dropped)
-        dropped_windows += count * dropped
-        dropped_targets += count * dropped * tail
-    return WindowCount(
-        windows=windows, targets=targets, dropped_windows=dropped_windows, dropped_targets=dropped_targets
-    )
-
-
-def whole_steps(windows: int, data: DataConfig) -> int:
-    """Optimiser steps that so many windows last for, from data.start_window on."""
-    return max(0, windows - data.start_window) * data.seq_len // data.batch_tokens

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.trainer.conftest import VOCAB, write_shard
 from trainer import events
 from trainer.batches import TrainBatches
-from trainer.config import ConfigError, TrainConfig, document_windows, stream_windows, whole_steps
+from trainer.config import ConfigError, TrainConfig
 from trainer.data import TokenStore
 from trainer.loop import train
 from trainer.models.loss import NO_TARGET
@@ -68,19 +68,16 @@ def test_every_token_of_a_document_is_a_target_once_and_none_sees_another(length
 
 @settings(deadline=None, max_examples=150)
 @given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=20), seq_len=st.integers(1, 20))
-def test_counts_alone_tell_the_windows(lengths, seq_len):
+def test_windows_keep_all_targets_but_short_tails_and_what_a_stream_keeps_back(lengths, seq_len):
     tokens, begins = stream(lengths)
     placed = placed_by_document(len(tokens), seq_len, begins)
     # A document's targets are its tokens and the separator after it; the last one has none.
-    counted = document_windows([(length + 1, 1) for length in lengths[:-1]] + [(lengths[-1], 1)], seq_len)
-
-    assert (counted.windows, counted.targets) == (len(placed), placed.targets)
-    assert counted.targets + counted.dropped_targets == len(tokens) - 1
-    assert counted.dropped_targets <= counted.dropped_windows * seq_len / 4
-    many = stream_windows(lengths, seq_len)
-    placed = placed_in_stream(lengths, seq_len)
-    assert (many.windows, many.targets) == (len(placed), placed.targets)
-    assert many.targets + many.dropped_targets == sum(length - 1 for length in lengths)
+    targets = [*(length + 1 for length in lengths[:-1]), lengths[-1]]
+    tails = [count % seq_len for count in targets if count > seq_len]
+    assert placed.targets == len(tokens) - 1 - sum(tail for tail in tails if tail < seq_len / 4)
+    streamed = placed_in_stream(lengths, seq_len)
+    assert len(streamed) == sum(max(0, (length - 1) // seq_len - 1) for length in lengths)
+    assert streamed.targets == len(streamed) * seq_len
 
 
 def test_windows_of_documents_by_hand():
@@ -112,10 +109,7 @@ def test_targets_of_a_part_are_those_that_were_handed_out():
         assert batches.targets == handed
 
 
-def test_steps_are_known_from_counts():
-    config = TrainConfig.from_dict({"data": {"seq_len": 1024, "batch_tokens": 65_536, "start_window": 64}}).data
-    assert whole_steps(2_929_688, config) == 45_775
-    assert whole_steps(10, config) == 0
+def test_windows_and_splits_that_cannot_be_are_refused():
     with pytest.raises(ConfigError, match=r"data\.start_window must not be negative, got -1"):
         TrainConfig.from_dict({"data": {"start_window": -1}})
     with pytest.raises(ConfigError, match=r"data\.split must be one of 'train', 'reserve', got 'val'"):

@@ -2,11 +2,12 @@
 
     python -m benchmarks.public_laws --data FOLDER
 
-FOLDER holds what you obtained of these; one that is missing is skipped, Step Law's replaced by a synthetic replica:
+FOLDER holds what you obtained of these; one that is missing is skipped, Step Law's and the curves replaced by replicas:
 
     chinchilla_epoch/points.csv     n_params, flops, loss: Besiroglu et al. (arXiv:2404.10102), all 245 points
     misfitting/runs.csv             n_params, steps, learning_rate, loss: Li et al. (arXiv:2502.18969)
     steplaw/dense_lr_bs_loss.csv    as released (N, D, lr, bs, "smooth loss"): Li et al. (arXiv:2503.04715)
+    multipower/csv_*/*.csv          step, lr, loss, a file a schedule, a folder a model: Luo et al. (arXiv:2503.12811)
     isoflop/*.csv                   n_params, flops, loss: approach 2 on any, exponent printed without a threshold
 
 The data are their authors'; none of it ships.  Prints a table and a JSON line; exits with 1 if a threshold is missed.
@@ -25,6 +26,7 @@ from pathlib import Path
 import numpy as np
 from scipy.interpolate import LinearNDInterpolator
 
+from benchmarks import annealed_curves
 from sweeper.scaling import priors
 from sweeper.scaling.budgets import fit_iso_budget
 from sweeper.scaling.decay import fit_tau_law
@@ -241,6 +243,17 @@ def replica(seed: int = 0) -> tuple[Array, Array, Array, Array, Array]:
     return n, d, rate, sequences, loss
 
 
+def multipower(folder: Path) -> Iterator[Row]:
+    folders = sorted((folder / "multipower").glob("csv_*"))
+    sets = {f"Multi-Power {path.name}": annealed_curves.read(path) for path in folders}
+    inside = []
+    for name, curves in (sets or {"Multi-Power REPLICA": annealed_curves.replica()}).items():
+        for schedule, longer, mae, held in annealed_curves.errors(curves):
+            yield Row(name, f"{schedule}: MAE, nats", mae, 0.0, 0.02 if longer else 0.006)
+            inside.append(held)
+    yield Row("Multi-Power, all", "ends in their band, share", float(np.mean(inside)), 0.8, 1.0)
+
+
 def isoflop(folder: Path) -> Iterator[Row]:
     for path in sorted((folder / "isoflop").glob("*.csv")):
         data = read(path)
@@ -257,6 +270,7 @@ def rows_of(folder: Path) -> Iterator[Row]:
             print(f"{name}: not in {folder}, skipped")
     yield from seed_points()
     yield from steplaw(folder)
+    yield from multipower(folder)
     yield from isoflop(folder)
 
 

@@ -1,11 +1,10 @@
-"""Style sheet, scripts and plotly.min.js: served from here, under addresses that change with the content."""
+"""Style sheet, scripts and Plotly: served from here, under addresses that change with the content."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
 from starlette.datastructures import Headers
@@ -13,6 +12,7 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 STATIC = Path(__file__).parent / "static"
+PLOTLY = Path(__file__).parent / "vendor" / "plotly-basic.min.js.gz"
 FOR_EVER = "public, max-age=31536000, immutable"
 
 
@@ -29,15 +29,16 @@ def static_version() -> str:
 
 @cache
 def plotly_script() -> tuple[bytes, str]:
-    """plotly.min.js of the installed plotly package, and its hash."""
-    script = files("plotly").joinpath("package_data", "plotly.min.js").read_bytes()
+    """Plotly's bundle of lines, points and bars (vendor/README.md), and its hash: the whole of it takes a browser a
+    second to read."""
+    script = gzip.decompress(plotly_gzipped())
     return script, hashlib.sha256(script).hexdigest()[:12]
 
 
 @cache
 def plotly_gzipped() -> bytes:
-    """Compressed once: 4.8 MB take half a second, too long for every reader."""
-    return gzip.compress(plotly_script()[0], compresslevel=6, mtime=0)
+    """As it is kept: to compress it for every reader would take too long."""
+    return PLOTLY.read_bytes()
 
 
 def plotly_response(headers: Headers) -> Response:

@@ -8,11 +8,12 @@ from dashboard.figures import robust_range, rounded
 from dashboard.theme import Figure, Theme, axis, figure
 from sweeper.promotion_records import Phase, Standing
 from sweeper.saturation import Forecast
-from sweeper.scaling.records import Unidentified
+from sweeper.scaling.records import Estimate, Unidentified
 
 
 def forecast(standing: Standing, theme: Theme) -> Figure:
-    """Held-out loss over trained tokens, the 95 % band up to the end of the phase, and where phases begin.
+    """Held-out loss over trained tokens, the 95 % band up to the end of the phase, where phases begin, and the score
+    that the trials' law foretold for the end.
 
     Where the law is not identified, the figure says why in place of a band.
     """
@@ -37,6 +38,10 @@ def forecast(standing: Standing, theme: Theme) -> Figure:
             "hovertemplate": "%{y:.4f} at %{x:.4s} tokens<extra></extra>",
         }
     )
+    if standing.foretold_loss is not None:
+        told = standing.foretold_loss
+        data.append(_foretold(told, standing.planned_tokens, theme))
+        values.append(np.array([told.low, told.high]))
     last = max(standing.planned_tokens, standing.tokens, 1)
     return figure(
         theme,
@@ -64,6 +69,21 @@ def _band(band: Forecast, part: str, theme: Theme) -> list[Figure]:
         "hovertemplate": "%{y:.4f} at %{x:.4s} tokens<extra>law</extra>",
     }
     return [low, high, law]
+
+
+def _foretold(told: Estimate, tokens: int, theme: Theme) -> Figure:
+    bar = {"type": "data", "symmetric": False, "thickness": 1.5, "width": 6}
+    above, below = round(told.high - told.value, 5), round(told.value - told.low, 5)
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "foretold when it was planned, 95 %",
+        "x": [tokens],
+        "y": [round(told.value, 5)],
+        "error_y": {**bar, "array": [above], "arrayminus": [below]},
+        "marker": {"size": 9, "symbol": "diamond", "color": theme.best},
+        "hovertemplate": "%{y:.4f} at %{x:.4s} tokens<extra>foretold</extra>",
+    }
 
 
 def _line(phase: Phase, theme: Theme) -> Figure:

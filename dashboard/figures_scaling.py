@@ -12,10 +12,11 @@ import numpy as np
 
 from dashboard.theme import Figure, Theme, axis
 from sweeper.observations_fits import Fits, reasons
+from sweeper.observations_trust import seed_noise
 from sweeper.scaling.records import Array, Estimate, Excluded
 
-WEBGL_FROM = 1_000
-"""Points of a trace from which the graphics card draws them."""
+APART = 2.8
+"""Standard deviations by which the scores of two equal runs differ in one pair of twenty: 1.96 times the root of 2."""
 MOST_GROUPS = 8
 """Lines or colours of one figure; beyond, the ones with most runs."""
 
@@ -40,13 +41,15 @@ class Card:
 
 def panel(theme: Theme, place: int, count: int, x_title: str, y_title: str, **more: Any) -> dict[str, Any]:
     """Axes of one of `count` panels side by side: `x` and `y` hold further settings of each axis."""
+    more = {side: {"automargin": False, **more.get(side, {})} for side in ("x", "y")}  # a quarter of the drawing time
     gap = 0.1 if count > 1 else 0.0
     width = (1 - gap * (count - 1)) / count
     tail = "" if place == 0 else str(place + 1)
     domain = [place * (width + gap), min(1.0, place * (width + gap) + width)]
     return {
-        f"xaxis{tail}": axis(theme, x_title, domain=domain, anchor=f"y{tail}", **more.get("x", {})),
-        f"yaxis{tail}": axis(theme, y_title, anchor=f"x{tail}", **more.get("y", {})),
+        "margin": {"l": 62, "r": 14, "t": 30, "b": 44},
+        f"xaxis{tail}": axis(theme, x_title, domain=domain, anchor=f"y{tail}", **more["x"]),
+        f"yaxis{tail}": axis(theme, y_title, anchor=f"x{tail}", **more["y"]),
     }
 
 
@@ -57,7 +60,7 @@ def on(place: int) -> dict[str, str]:
 
 def log_axis() -> dict[str, Any]:
     """Settings of a logarithmic axis."""
-    return {"type": "log", "nticks": 6, "exponentformat": "B"}
+    return {"type": "log", "nticks": 6, "exponentformat": "B", "tickangle": 0}
 
 
 def dots(
@@ -67,7 +70,7 @@ def dots(
     numbers = [int(number) for number in trials]
     marker = {"color": color, "size": 7, "opacity": 0.8} | more.pop("marker", {})
     return {
-        "type": "scattergl" if len(numbers) >= WEBGL_FROM else "scatter",
+        "type": "scatter",
         "mode": "markers",
         "name": name,
         "x": clean(x),
@@ -109,6 +112,44 @@ def band(name: str, x: Array, low: Array, high: Array, color: str, **more: Any) 
     }
 
 
+def guide(name: str, x: Sequence[float] | Array, y: Sequence[float] | Array, theme: Theme, **more: Any) -> Figure:
+    """A grey line of what others found, under everything else."""
+    dash = more.pop("dash", "dot")
+    return line(name, x, y, theme.muted, line={"width": 1, "dash": dash}, opacity=0.75, showlegend=False, **more)
+
+
+def star(name: str, x: float, at: Estimate, text: str, theme: Theme, **more: Any) -> Figure:
+    """Where the full run is foretold, with its interval."""
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": clean([x]),
+        "y": clean([at.value]),
+        "error_y": bars([at]),
+        "text": [text],
+        "marker": {"symbol": "star", "size": 14, "color": theme.running},
+        "hovertemplate": "%{text}<extra></extra>",
+        **more,
+    }
+
+
+def vertex(name: str, x: Estimate, y: float, color: str, **more: Any) -> Figure:
+    """An optimum with its interval along x."""
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": clean([x.value]),
+        "y": clean([y]),
+        "error_x": bars([x]),
+        "marker": {"symbol": "diamond", "size": 9, "color": color},
+        "showlegend": False,
+        "hovertemplate": name + " %{x:.4g}<extra></extra>",
+        **more,
+    }
+
+
 def bars(values: Sequence[Estimate]) -> Figure:
     """Intervals of estimates as Plotly's error bars."""
     return {
@@ -129,7 +170,11 @@ def clean(values: Sequence[float] | Array) -> list[float | None]:
 def note(theme: Theme, text: str, **place: Any) -> Figure:
     """A remark inside the plot."""
     at = {"xref": "paper", "yref": "paper", "x": 1, "y": 1, "xanchor": "right", "yanchor": "top", "showarrow": False}
-    return at | {"text": text, "font": {"size": 11, "color": theme.muted}, "align": "right"} | place
+    return (
+        at
+        | {"bgcolor": theme.surface, "text": text, "font": {"size": 11, "color": theme.muted}, "align": "right"}
+        | place
+    )
 
 
 def upright(theme: Theme, x: float, color: str, dash: str = "dash") -> Figure:
@@ -156,6 +201,33 @@ def ramp(theme: Theme, count: int) -> list[str]:
     """`count` colours from weak to strong, none of the weakest where there are few."""
     places = np.linspace(len(theme.ramp) - 1, 2 if count > 1 else len(theme.ramp) - 1, max(count, 1)).round()
     return [theme.ramp[int(place)] for place in places][::-1]
+
+
+def noise_shapes(fits: Fits, best: float, theme: Theme, panels: int = 1, *, percent: bool = False) -> list[Figure]:
+    """A stripe from the best score up, as high as two runs may lie apart by their seeds alone; none where unknown.
+
+    Args:
+        percent: the axis shows per cent above the best.
+    """
+    found = fits.get(seed_noise)
+    if found.deviation is None or not np.isfinite(best):
+        return []
+    high = APART * found.deviation.value
+    sides: Figure = {"y0": 0, "y1": 100 * high / best} if percent else {"y0": best, "y1": best + high}
+    sides |= {"fillcolor": theme.best, "opacity": 0.13}
+    return [
+        {"type": "rect", "xref": f"x{tail} domain", "x0": 0, "x1": 1, "yref": f"y{tail}", "layer": "below"}
+        | {"line": {"width": 0}, **sides}
+        for tail in ("", *(str(place) for place in range(2, panels + 1)))
+    ]
+
+
+def noise_words(fits: Fits) -> str:
+    """What the stripe is, or why there is none; ends the remark on intervals."""
+    found = fits.get(seed_noise)
+    if found.deviation is None:
+        return f"; no stripe of seed noise: {found.not_identified}"
+    return f"; stripe: {APART * found.deviation.value:.2g} bits per byte, by which equal values may differ"
 
 
 def run_reasons(fits: Fits) -> list[tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""Learning rate and decay: the bowl of each cell, the law of the best rate, one bowl in tau."""
+"""Score over learning rate: the bowl of each cell and its vertex."""
 
 from __future__ import annotations
 
@@ -6,36 +6,32 @@ import numpy as np
 
 from dashboard.figures import robust_range
 from dashboard.figures_scaling import (
+    MOST_GROUPS,
     Card,
-    band,
     bars,
     dots,
     interval,
     line,
     log_axis,
-    note,
-    on,
+    noise_shapes,
+    noise_words,
     panel,
     ramp,
     run_reasons,
     short,
     sizes_of,
-    upright,
 )
 from dashboard.theme import Figure, Theme, figure
-from sweeper.observations_fits import Cell, Fits
+from sweeper.observations_cells import Cell
+from sweeper.observations_fits import Fits
+from sweeper.observations_sensitivity import Sensitivities, sensitivities
 from sweeper.scaling.optimum import Optimum
-from sweeper.scaling.power_law import PowerLaw
-from sweeper.scaling.records import Array, Estimate
+from sweeper.scaling.records import Array
 
-LEAST_LEARNT = 0.1
-"""Share of an exponent's prior variance that the runs must remove for it to count as learnt."""
 FEW_CELLS = 4
 """Up to here the bowls stand at their own height; beyond, all of them on one bottom."""
-POWER_LINES = 1.084, -0.527
-"""tau* = 1.084 TPP^-0.527 of AdamW (Power Lines, arXiv:2505.13738)."""
-NAMES = {"n_params": "parameters", "batch_tokens": "batch (tokens a step)", "tokens": "tokens trained on"}
-SHORT = {"n_params": "parameters", "batch_tokens": "batch", "tokens": "tokens"}
+MOST_DRAWN = 1_000
+"""Scores of one figure; beyond, the ones nearest to the best of their cell: more of them take a browser a second."""
 RUN_RATES = (
     "Run trials that differ in optim.matrix_lr at an equal batch, depth and budget: "
     "sweeper launch --study S --trials N; five rates over four octaves hold an optimum."
@@ -56,9 +52,10 @@ def bowls(fits: Fits, theme: Theme) -> Card:
     horizons = sorted({round(float(np.log2(cell.tokens)), 1) for cell in cells})
     colors = dict(zip(horizons, ramp(theme, len(horizons)), strict=True))
     data: list[Figure] = []
+    farthest, drawn_of = _farthest(cells, fits)
     for horizon in horizons:
         members = [cell for cell in cells if round(float(np.log2(cell.tokens)), 1) == horizon]
-        data += _horizon(members, fits, colors[horizon], raised)
+        data += _horizon(members, fits, colors[horizon], raised, farthest)
     found = [cell for cell in cells if cell.optimum.at]
     shown = [y for trace in data if trace["mode"] == "markers" for y in trace["y"] if y is not None]
     low, high = robust_range(np.array(shown)) if shown else (0.0, 1.0)
@@ -71,17 +68,38 @@ def bowls(fits: Fits, theme: Theme) -> Card:
         theme,
         data,
         **panel(theme, 0, 1, _rate_title(fits), title, x=log_axis(), y={"range": [low, high]}),
+        shapes=noise_shapes(fits, _best(cells, fits), theme, percent=not raised),
+        showlegend=len(horizons) <= MOST_GROUPS,
     )
     missing = [f"{cell_name(cell)}: {cell.optimum.not_identified}" for cell in cells if not cell.optimum.at]
     return Card(
         figure=drawn,
         says=_bowls_say(fits, found),
-        used=f"{sizes_of(fits)}, {len(cells)} cells in which the rate varies, {len(found)} with a vertex",
+        used=f"{sizes_of(fits)}, {len(cells)} cells in which the rate varies, "
+        f"{len(found)} with a vertex{drawn_of}; the stronger the colour the more tokens",
         excluded=run_reasons(fits),
         missing=missing,
         method="95 % intervals of each vertex: half residual, half case bootstrap inside the cell"
-        + ("; decay, where it varies, is fitted with the rate" if any(cell.joint for cell in cells) else ""),
+        + ("; decay, where it varies, is fitted with the rate" if any(cell.joint for cell in cells) else "")
+        + noise_words(fits),
     )
+
+
+def _best(cells: tuple[Cell, ...], fits: Fits) -> float:
+    runs = fits.trials.runs
+    rows = np.concatenate([cell.rows for cell in cells])
+    return float(runs.loss[rows][~runs.diverged[rows]].min(initial=np.inf))
+
+
+def _farthest(cells: tuple[Cell, ...], fits: Fits) -> tuple[float, str]:
+    """The excess over the best of its cell up to which a run is drawn, and the words that say so."""
+    runs = fits.trials.runs
+    alive = [cell.rows[~runs.diverged[cell.rows]] for cell in cells]
+    excess = np.concatenate([runs.loss[rows] / runs.loss[rows].min() - 1 for rows in alive if len(rows)] or [[]])
+    if len(excess) <= MOST_DRAWN:
+        return np.inf, ""
+    limit = float(np.partition(excess, MOST_DRAWN - 1)[MOST_DRAWN - 1])
+    return limit, f"; drawn: {MOST_DRAWN:,} of {len(excess):,}, those up to {limit:.1%} above the best of their cell"
 
 
 def _rate_title(fits: Fits) -> str:
@@ -93,14 +111,20 @@ def _bowls_say(fits: Fits, found: list[Cell]) -> str:
     if not found:
         return "No cell has a best rate inside what was tried; below it says why of each."
     longest = max(found, key=lambda cell: (cell.tokens, cell.n_params))
-    curve = float(np.asarray(longest.optimum.curvature_dd)[0, 0])
+    costs = [50 * float(np.asarray(cell.optimum.curvature_dd)[0, 0]) for cell in found]
+    spread = f"{np.median(costs):.2g} % of the score"
+    if len(costs) > 1:
+        low, high = np.quantile(costs, (0.1, 0.9))
+        spread += f" (median of {len(costs)} cells; of eight in ten {low:.2g} to {high:.2g} %)"
+    else:
+        spread += " (one cell, so without an interval)"
     return (
         f"At the longest horizon ({cell_name(longest)}) the best rate is {interval(longest.optimum.at[0])}; "
-        f"an octave off it costs about {50 * curve:.2g} % of the score."
+        f"an octave off costs about {spread}."
     )
 
 
-def _horizon(members: list[Cell], fits: Fits, color: str, raised: bool) -> list[Figure]:
+def _horizon(members: list[Cell], fits: Fits, color: str, raised: bool, farthest: float) -> list[Figure]:
     """Curves, vertices and points of the cells of one horizon."""
     runs = fits.trials.runs
     name = f"{short(float(np.median([cell.tokens for cell in members])))} tokens"
@@ -114,11 +138,13 @@ def _horizon(members: list[Cell], fits: Fits, color: str, raised: bool) -> list[
         if not len(rows):
             continue
         bottom = cell.optimum.loss_at or float(runs.loss[rows].min())
+        tried = runs.learning_rate[rows]
+        rows = rows[runs.loss[rows] <= runs.loss[rows].min() * (1 + farthest)]
         x += runs.learning_rate[rows].tolist()
         y += (runs.loss[rows] if raised else 100 * (runs.loss[rows] / bottom - 1)).tolist()
         trials += runs.trial[rows].tolist()
         if cell.optimum.at:
-            rates, losses = _curve(cell.optimum, runs.learning_rate[rows])
+            rates, losses = _curve(cell.optimum, tried)
             curve_x += [*rates, np.nan]
             curve_y += [*(losses if raised else 100 * (losses / bottom - 1)), np.nan]
     found = [cell for cell in members if cell.optimum.at]
@@ -160,138 +186,40 @@ def _rug(rates: Array, trials: list[int], edge: float, theme: Theme) -> Figure:
     )
 
 
-def rate_law(fits: Fits, theme: Theme) -> Card:
-    """Best rates against each size, the others held at their middle by the law itself."""
-    law, found = fits.rate_law, [cell for cell in fits.cells if cell.optimum.at]
-    if not isinstance(law, PowerLaw):
-        why = f"The law needs cells with a vertex: {law.not_identified}. {RUN_RATES}"
-        return Card(empty=why, excluded=run_reasons(fits), missing=[str(law.not_identified)])
-    terms = [t for t in law.terms if len({round(float(np.log2(getattr(c, t))), 1) for c in found}) > 1] or ["tokens"]
-    layout: Figure = {}
-    data: list[Figure] = []
-    rates = np.array([cell.optimum.at[0].value for cell in found])
-    heights = [float(np.log10(rates.min() / 2)), float(np.log10(rates.max() * 2))]
-    for place, term in enumerate(terms):
-        data += _law_panel(law, found, fits, term, place, theme)
-        layout |= panel(
-            theme,
-            place,
-            len(terms),
-            NAMES[term],
-            "best learning rate" if not place else "",
-            x=log_axis(),
-            y={**log_axis(), "range": heights},
-        )
-    unmoved = [term for term in law.terms if law.learnt[term] < LEAST_LEARNT]
-    missing = [
-        f"exponent of {SHORT[t]}: the runs say nothing of it, so that it is the literature's "
-        f"{interval(law.exponents[t], '.2f')}"
-        for t in unmoved
-    ]
-    return Card(
-        figure=figure(theme, data, **layout, showlegend=False),
-        says="The best rate goes as "
-        + " × ".join(f"{SHORT[t]}^{interval(law.exponents[t], '.2f')}" for t in law.terms if t not in unmoved)
-        + ("" if len(unmoved) < len(law.terms) else "the literature has it: no exponent was learnt from these runs")
-        + f"; at the middle of the cells it is {interval(law.level)}. A cell scatters by {law.scatter_octaves:.2f} "
-        "octaves about the law.",
-        used=f"{law.used} cells with a vertex, R² {law.r_squared:.2f}; {law.misfit.detail}",
-        excluded=[("cells without a vertex", len(law.excluded))] if law.excluded else [],
-        missing=missing,
-        method=f"95 %: {law.interval_method}",
-    )
-
-
-def _law_panel(law: PowerLaw, found: list[Cell], fits: Fits, term: str, place: int, theme: Theme) -> list[Figure]:
-    middle = dict(law.centre)
-    at = np.array([getattr(cell, term) for cell in found])
-    reach = (1.0, 8.0) if term == "tokens" else (0.8, 1.25)
-    x = np.exp(np.linspace(np.log(at.min() * min(reach[0], 1.0)), np.log(at.max() * reach[1]), 40))
-    told = [law.predict({**middle, term: float(value)}) for value in x]
-    moved: list[Estimate] = []
-    trials = []
-    for cell in found:
-        octaves, _ = law.shift(cell.sizes, {**middle, term: getattr(cell, term)})
-        e = cell.optimum.at[0]
-        moved.append(Estimate(*(v * 2.0**octaves for v in (e.value, e.low, e.high))))
-        rows = cell.rows[~fits.trials.runs.diverged[cell.rows]]
-        trials.append(int(fits.trials.runs.trial[rows[np.argmin(fits.trials.runs.loss[rows])]]))
-    values = [e.value for e in told]
-    points = dots(
-        "best rate of a cell, moved to the middle of the other sizes",
-        at,
-        [e.value for e in moved],
-        trials,
-        theme.complete,
-        error_y=bars(moved),
-        text=[cell_name(cell) for cell in found],
-        **on(place),
-    )
-    points["hovertemplate"] = "best of this cell: trial %{customdata}<br>%{text}<br>rate %{y:.4g}<extra></extra>"
-    low, high = np.array([e.low for e in told]), np.array([e.high for e in told])
-    return [
-        band("95 % of a new cell", x, low, high, theme.complete, **on(place)),
-        line("law", x, values, theme.best, **on(place)),
-        points,
-    ]
-
-
-def tau(fits: Fits, theme: Theme) -> Card:
-    """Excess over the bottom of the cell against tau, all horizons overlaid, and the shared bowl."""
-    found = fits.tau_collapse
-    if found.tau is None:
+def sensitivity(fits: Fits, theme: Theme) -> Card:
+    """One number for each size of model: what a rate drawn at random from those tried costs on average."""
+    found = fits.get(sensitivities)
+    if not isinstance(found, Sensitivities):
         return Card(
-            empty=f"No best timescale: {found.not_identified}. Search optim.matrix_weight_decay beside "
-            "optim.matrix_lr, with values above 0, at one depth and batch.",
+            empty=f"No sensitivity: {found.not_identified}. {RUN_RATES}",
+            missing=[f"sensitivity: {found.not_identified}"],
             excluded=run_reasons(fits),
-            missing=[str(found.not_identified)],
         )
-    law, moving = fits.tau_law, ""
-    if law.used:
-        exponent = interval(law.exponents["tokens_per_param"], ".2f")
-        moving = f" Over {law.used} cells tau goes as tokens per parameter^{exponent}."
-    apart = found.same_tau_p is not None and found.same_tau_p < 0.01
-    return Card(
-        figure=_tau_figure(fits, found.tau, theme),
-        says=f"Runs average over tau = {interval(found.tau)} of their length at best; keep it when the run grows, not "
-        f"the decay itself.{moving}" + (" Cells differ in it more than chance." if apart else ""),
-        used=f"{found.used} runs within 2 % of the best of their cell, of the {len(fits.tau_groups)} largest cells",
-        excluded=[
-            *run_reasons(fits),
-            ("far from the best of their cell, diverged, or of no decay", len(found.excluded)),
+    points = dots(
+        "cost of a wrong rate",
+        [one.n_params for one in found.each],
+        [one.cost.value for one in found.each],
+        [one.best_trial for one in found.each],
+        theme.complete,
+        mode="lines+markers",
+        error_y=bars([one.cost for one in found.each]),
+        text=[
+            f"{one.depth:.0f} layers, batch {short(one.batch_tokens)}, {short(one.tokens)} tokens: {one.runs} runs, "
+            f"{one.diverged} diverged"
+            for one in found.each
         ],
-        missing=[] if law.used else ["tau against tokens per parameter: no cell holds a best rate and decay at once"],
-        method=f"95 %: {found.interval_method}",
     )
-
-
-def _tau_figure(fits: Fits, at: Estimate, theme: Theme) -> Figure:
-    found, runs = fits.tau_collapse, fits.trials.runs
-    assert found.log2_tau_n is not None and found.excess_n is not None and found.rows is not None
-    y = 100 * np.expm1(found.excess_n)
-    x = np.linspace(found.log2_tau_n.min(), found.log2_tau_n.max(), 61)
-    curve = 100 * np.expm1(0.5 * (found.curvature or 0.0) * (x - np.log2(at.value)) ** 2)
-    tpp = float(np.median(runs.tokens_per_param[found.rows]))
-    published = POWER_LINES[0] * tpp ** POWER_LINES[1]
-    data = [
-        dots(
-            "runs near the best of their cell",
-            2.0**found.log2_tau_n,
-            y,
-            runs.trial[found.rows].tolist(),
-            theme.complete,
-            marker={"size": 6},
-        ),
-        line("one bowl for all cells", 2.0**x, curve, theme.best),
-    ]
-    shapes = [
-        upright(theme, at.value, theme.best, "solid"),
-        upright(theme, published, theme.muted, "dot"),
-        {**upright(theme, at.low, theme.best), "type": "rect", "x1": at.high, "line": {"width": 0}}
-        | {"fillcolor": theme.best, "opacity": 0.15},
-    ]
-    title = "tau = 1 / (rate × decay × steps), share of the run"
-    heights = {"range": list(robust_range(y))}
-    axes = panel(theme, 0, 1, title, "above the bottom of the cell (%)", x=log_axis(), y=heights)
-    remark = f"dotted: Power Lines at {tpp:.0f} tokens a parameter, {published:.2f}"
-    return figure(theme, data, **axes, shapes=shapes, annotations=[note(theme, remark)])
+    points["hovertemplate"] = "%{text}<br>%{y:.4f} bits per byte<extra></extra>"
+    title = f"parameters ({fits.trials.runs.params_convention})"
+    cost = "mean cost of a rate (bits per byte)"
+    axes = panel(theme, 0, 1, title, cost, x=log_axis(), y={"rangemode": "tozero"})
+    each = "; ".join(f"{short(one.n_params)} parameters: {interval(one.cost, '.2g')}" for one in found.each)
+    return Card(
+        figure=figure(theme, [points], **axes),
+        says=f"Between {found.low:.3g} and {found.high:.3g}, which all of them were given, a rate at random (even in "
+        f"its log) costs on average, in bits per byte, {each}. Less is easier to tune.",
+        used=f"the cell with most rates of each of {len(found.each)} sizes, {sum(s.runs for s in found.each)} runs; "
+        f"a diverged run counts as {found.lost:.3f}, the worst score of all: the loss at initialisation is not known",
+        excluded=run_reasons(fits),
+        method="95 %: bootstrap over runs; straight between the best runs of half octaves",
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from dashboard.figures import robust_range
@@ -17,13 +19,14 @@ from dashboard.figures_scaling import (
     on,
     panel,
     run_reasons,
-    short,
     upright,
 )
 from dashboard.theme import Figure, Theme, figure
+from sweeper.observations_curves import FalsePrunes, false_prunes
 from sweeper.observations_fits import Fits
-from sweeper.observations_trust import RungTable, calibrations, rung_table, seed_noise
+from sweeper.observations_trust import Calibration, RungTable, calibrations, rung_table, seed_noise
 from sweeper.scaling.power_law import PowerLaw
+from sweeper.scaling.records import Estimate
 
 STOPPED = ("pruned", "diverged", "stopped")
 
@@ -69,30 +72,61 @@ def rungs(fits: Fits, theme: Theme) -> Card:
             excluded=run_reasons(fits),
             missing=[f"rank correlation: {table.not_identified}"],
         )
-    value, low, high = (np.array([getattr(e, side) for e in table.correlation]) for side in ("value", "low", "high"))
-    data = [
-        band("95 %", table.shares, low, high, theme.complete),
-        line("Spearman's correlation with the final order", table.shares, value, theme.complete, mode="lines+markers"),
-    ]
+    lost = fits.get(false_prunes)
+    panels = 2 if isinstance(lost, FalsePrunes) else 1
+    data = _correlations(table, theme)
+    wide = {"range": [0, 1], "tickformat": ".0%"}
+    floor = min(0.0, *(e.low for e in table.correlation)) - 0.02
     axes = panel(
-        theme,
-        0,
-        1,
-        "share of the budget",
-        "rank correlation with the end",
-        x={"range": [0, 1], "tickformat": ".0%"},
-        y={"range": [min(0.0, float(low.min())) - 0.02, 1.02]},
+        theme, 0, panels, "share of the budget", "rank correlation with the end", x=wide, y={"range": [floor, 1.02]}
     )
+    if isinstance(lost, FalsePrunes):
+        data += _lost_lines(lost, theme)
+        percent = {"tickformat": ".0%", "rangemode": "tozero"}
+        axes |= panel(theme, 1, 2, "cut at this share", "best tenth lost", x=wide, y=percent)
     marks = [upright(theme, rung, theme.muted, "dot") for rung in fits.study.rungs]
-    at = [int(np.argmin(np.abs(table.shares - rung))) for rung in (fits.study.rungs or (0.3, 0.6))]
-    told = "; ".join(f"at {table.shares[k]:.0%} it is {interval(table.correlation[k], '.2f')}" for k in at)
+    marks += [mark | {"xref": "x2"} for mark in marks] if panels == 2 else []
     return Card(
         figure=figure(theme, data, **axes, shapes=marks),
-        says=f"How well a look on the way tells the order at the end: {told}. Pruned trials have no end, so that over "
-        "all trials it is likely higher.",
+        says=_rungs_say(fits, table, lost if isinstance(lost, FalsePrunes) else None),
         used=f"{table.used} complete trials",
         excluded=run_reasons(fits),
-        method="95 %: bootstrap over trials",
+        missing=[f"false prunes: {lost.not_identified}"] if not isinstance(lost, FalsePrunes) else [],
+        method="95 %: bootstrap over trials; dotted: the study's rungs",
+    )
+
+
+def _correlations(table: RungTable, theme: Theme) -> list[Figure]:
+    value, low, high = (np.array([getattr(e, side) for e in table.correlation]) for side in ("value", "low", "high"))
+    return [
+        band("95 %", table.shares, low, high, theme.complete, showlegend=False),
+        line("Spearman's correlation with the final order", table.shares, value, theme.complete, mode="lines+markers"),
+    ]
+
+
+def _lost_lines(lost: FalsePrunes, theme: Theme) -> list[Figure]:
+    kept = (("keeping the best half", lost.half, theme.best), ("keeping the best third", lost.third, theme.running))
+    return [
+        line(name, lost.shares, [e.value for e in at], color, mode="lines+markers", error_y=bars(at), **on(1))
+        for name, at, color in kept
+    ]
+
+
+def _rungs_say(fits: Fits, table: RungTable, lost: FalsePrunes | None) -> str:
+    rungs = fits.study.rungs or (0.3, 0.6)
+    at = [int(np.argmin(np.abs(table.shares - rung))) for rung in rungs]
+    told = "; ".join(f"at {table.shares[k]:.0%} it is {interval(table.correlation[k], '.2f')}" for k in at)
+    said = (
+        f"How well a look on the way tells the order at the end: {told}. Pruned trials have no end, so that over "
+        "all trials it is likely higher."
+    )
+    if lost is None:
+        return said
+    k = int(np.argmin(np.abs(lost.shares - rungs[0])))
+    half, third = (f"{e.value:.0%} ({e.low:.0%} to {e.high:.0%})" for e in (lost.half[k], lost.third[k]))
+    return (
+        f"{said} Of the {lost.top} trials that end as the best tenth, a cut at {lost.shares[k]:.0%} would have lost "
+        f"{half} by keeping half, {third} by keeping a third."
     )
 
 
@@ -200,24 +234,17 @@ def calibration(fits: Fits, theme: Theme) -> Card:
     known = [one for one in found if one.predicted is not None]
     missing = [f"promotion {one.promotion}: {one.reason}" for one in found if one.predicted is None]
     if not known:
-        why = "Full runs are complete, but the trials hold no loss law to foretell them with."
+        why = (
+            f"Full runs are complete, but none was foretold: {found[0].reason}. sweeper fit --study S says what lacks."
+        )
         return Card(empty=why, missing=missing)
     told = [one.predicted for one in known if one.predicted is not None]
     actual = [one.actual for one in known]
     both = np.array([*actual, *(e.low for e in told), *(e.high for e in told)])
     low, high = float(both.min()) * 0.998, float(both.max()) * 1.002
-    points = dots(
-        "full runs",
-        [e.value for e in told],
-        actual,
-        [-1] * len(known),
-        theme.best,
-        error_x=bars(told),
-        text=[f"promotion {one.promotion}, {short(one.tokens)} tokens" for one in known],
-    )
-    points["customdata"] = [one.trial for one in known]
-    points["hovertemplate"] = "%{text}<br>foretold %{x:.4f}, was %{y:.4f}<extra></extra>"
+    points = _full_runs(known, told, theme)
     data = [line("as foretold", [low, high], [low, high], theme.muted, line={"dash": "dot"}), points]
+    then = sum(one.stored for one in known)
     inside = sum(e.low <= value <= e.high for e, value in zip(told, actual, strict=True))
     axes = panel(
         theme,
@@ -233,8 +260,25 @@ def calibration(fits: Fits, theme: Theme) -> Card:
         figure=figure(theme, data, **axes),
         says=f"{inside} of {len(known)} full runs ended inside the 95 % interval; the farthest ended "
         f"{worst[1] - worst[0].value:+.4f} bits per byte off.",
-        used=f"{len(known)} complete full runs",
+        used=f"{len(known)} complete full runs, {then} with a forecast from when they were planned",
         missing=missing,
-        method="95 % of a new run by the loss law of the trials as they are today, not as they were when it began; "
+        method="95 % of a new run by the loss law: full points as stored when it was planned, open ones as of today; "
         "the law speaks of tuned runs, so that a badly chosen rate shows here as well",
     )
+
+
+def _full_runs(known: Sequence[Calibration], told: Sequence[Estimate], theme: Theme) -> Figure:
+    """Full where the forecast was stored with the run, open where it is made today."""
+    points = dots(
+        "full runs",
+        [e.value for e in told],
+        [one.actual for one in known],
+        [-1] * len(known),
+        theme.best,
+        error_x=bars(told),
+        text=[one.words for one in known],
+        marker={"symbol": ["circle" if one.stored else "circle-open" for one in known], "size": 8},
+    )
+    points["customdata"] = [one.trial for one in known]
+    points["hovertemplate"] = "%{text}<extra></extra>"
+    return points

@@ -22,7 +22,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from sweeper import control, handout, ingest, leases, promote
 from sweeper.ahead import Drawer
+from sweeper.api_results import shared_results
 from sweeper.errors import SweeperError
+from sweeper.observations_read import FitsStore
 from sweeper.protocol import (
     API,
     Delivery,
@@ -93,7 +95,17 @@ def _service(request: Request) -> Service:
     return cast(Service, request.app.state.service)
 
 
+def shared_fits(request: Request) -> FitsStore:
+    """The app's one store of fits, made at the first request."""
+    state = request.app.state
+    if not hasattr(state, "fits"):
+        state.fits = FitsStore(state.engine, shared_results(request))
+    store: FitsStore = state.fits
+    return store
+
+
 ServiceDep = Annotated[Service, Depends(_service)]
+FitsDep = Annotated[FitsStore, Depends(shared_fits)]
 router = APIRouter(prefix=API, route_class=Route)
 
 
@@ -179,9 +191,9 @@ def stop_trial(name: str, number: int, service: ServiceDep) -> Done:
 
 
 @router.post("/studies/{name}/promotions")
-def promote_trial(name: str, request: PromoteRequest, service: ServiceDep) -> PromotionPlan:
-    """Plan a full run of a trial's values and, unless plan_only, queue it."""
-    return promote.promote(service, name, request)
+def promote_trial(name: str, request: PromoteRequest, service: ServiceDep, store: FitsDep) -> PromotionPlan:
+    """Plan a full run of a trial's values, as they are or moved by a law, and, unless plan_only, queue it."""
+    return promote.promote(service, name, request, store)
 
 
 @router.post("/studies/{name}/promotions/{number}/stop")

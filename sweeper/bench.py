@@ -53,8 +53,8 @@ def plan(spec: StudySpec, seconds: float, home: Path, device: str) -> dict[Shape
 
 def _short(config: Mapping[str, Any], seconds: float, path: Path, device: str) -> dict[str, Any]:
     runtime = dict(config["runtime"])
-    if device == "cpu":
-        runtime["device"] = "cpu"
+    if device in ("cpu", "mps"):
+        runtime["device"] = device
     val_tokens = max(VAL_TOKENS, config["data"]["seq_len"])
     return {
         **config,

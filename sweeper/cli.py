@@ -78,7 +78,7 @@ def launch(
 def worker(
     server: Server = None,
     study: Annotated[str | None, typer.Option("--study", "-s", help="Serve this study only, and then leave.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:N for one of several.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N for one of several, or mps.")] = "auto",
     kind: Annotated[Kind | None, typer.Option(help="Only trials, or only promotions.")] = None,
     gpus: Gpus = 1,
     stop_grace: Annotated[float, typer.Option(help="Seconds a trainer has to obey a stop.", min=0.1)] = 30.0,
@@ -165,10 +165,24 @@ def enqueue(
 
 
 @app.command()
+def note(
+    study: Study,
+    text: Annotated[str | None, typer.Argument(help="The remark; left out: print those that there are.")] = None,
+    trial: Annotated[int | None, typer.Option(help="Of this trial.")] = None,
+) -> None:
+    """Keep a remark on a study or a trial, which its page shows; no service is needed."""
+    from sweeper.commands import noting
+
+    noting.note(Settings.from_environment(), study, trial, text, console)
+
+
+@app.command()
 def export(
     study: Study,
-    out: Annotated[Path, typer.Option(help="Folder for trials.EXT, curves.EXT and outcomes.EXT.")],
-    form: Annotated[ExportFormat, typer.Option("--format")] = ExportFormat.csv,
+    out: Annotated[Path, typer.Option(help="Folder for trials.EXT, curves.EXT and outcomes.EXT, or the archive.")],
+    form: Annotated[
+        ExportFormat, typer.Option("--format", help="archive: one file that `sweeper import` takes in whole.")
+    ] = ExportFormat.csv,
 ) -> None:
     """Write the trials, all curves and all outcomes of a study to files; no service is needed."""
     from sweeper.commands import reading

@@ -43,13 +43,19 @@ def fit(
     params: Params = ParamsName.non_embedding,
     rate: Rate = RateName.as_given,
     loss: Loss = LossName.judged,
+    check: Annotated[
+        bool, typer.Option("--check", help="Of a ladder: what laws of the smaller budgets are worth at the longest.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """The scaling laws of a study, with intervals, and why what is missing is missing; no service is needed."""
     from sweeper.commands import fitting
-    from sweeper.observations import Switches
+    from sweeper.observations_switches import Switches
 
     switches = Switches(params=params.value, rate=rate.value, loss=loss.value)
+    if check:
+        fitting.check(Settings.from_environment(), study, switches, console)
+        return
     fitting.fit(Settings.from_environment(), study, switches, console, as_json=as_json)
 
 
@@ -58,11 +64,12 @@ def plan(
     study: Study,
     tokens: Annotated[str | None, typer.Option(help="3B, 500M, or 20x the longest trial.")] = None,
     hours: Annotated[float | None, typer.Option(help="Of training, instead of tokens.", min=0.001)] = None,
+    trial: Annotated[int | None, typer.Option(help="Whose values the copy has; left out: the best one.")] = None,
     gpu: Annotated[str | None, typer.Option(help="Part of the device's name; left out: that of most trials.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """What a full run could be given, by copying, by the literature's laws and by the study's; nothing is started."""
     from sweeper.commands import fitting
 
-    order = fitting.Order(study=study, tokens=tokens, hours=hours, gpu=gpu, as_json=as_json)
+    order = fitting.Order(study=study, tokens=tokens, hours=hours, gpu=gpu, as_json=as_json, trial=trial)
     fitting.plan(Settings.from_environment(), order, console)

@@ -1,4 +1,4 @@
-"""The verb `sweeper import`; as in cli, what it needs is imported when it runs."""
+"""The verbs `sweeper import` and `sweeper example`; as in cli, what it needs is imported when it runs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ class Format(enum.Enum):
     """What a source is."""
 
     auto = "auto"
+    archive = "archive"
     csv = "csv"
     jsonl = "jsonl"
     logs = "logs"
@@ -29,31 +30,61 @@ console = Console()
 @app.command("import")
 def bring_in(
     sources: Annotated[
-        list[str], typer.Argument(help="Training logs, a folder of them, a glob; .csv, .jsonl; an Optuna storage URL.")
+        list[str],
+        typer.Argument(
+            help="Training logs, a folder of them, a glob; .csv, .jsonl; an Optuna storage URL or .db; "
+            "or the .sweeper.jsonl.zst of `sweeper export --format archive`."
+        ),
     ],
     study: Annotated[str, typer.Option("--study", "-s", help="Study to make, or an imported one to add to.")],
     mapping: Annotated[
         list[str] | None,
-        typer.Option("--map", help="COLUMN=PATH, or a .toml file of them: lr=optim.matrix_lr, loss=score, tag=-"),
+        typer.Option(
+            "--map",
+            help="COLUMN=PATH, once a column, or a .toml file of them: lr=optim.matrix_lr, bpb=score, tag=-; by units: "
+            "batch_size=data.batch_tokens*1024 of sequences, loss=score*1.4427/4.5 of nats and 4.5 bytes a token.",
+        ),
     ] = None,
-    form: Annotated[Format, typer.Option("--format", help="wandb is a CSV that W&B exported.")] = Format.auto,
+    constants: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="PATH=VALUE of what all rows share and no column says: parameters=124000000."),
+    ] = None,
+    form: Annotated[
+        Format, typer.Option("--format", help="Left out: by the source's name; wandb is a CSV that W&B exported.")
+    ] = Format.auto,
     optuna_study: Annotated[
         str | None, typer.Option(help="Study of the Optuna storage; left out: its only one.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would be stored, and store nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show how columns are read and what would be stored; store nothing.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Make a study of runs made elsewhere; no service is needed. The same command again stores only what is new."""
     from sweeper.commands import importing
     from sweeper.importing.importer import Order
-    from sweeper.importing.names import load_mapping
+    from sweeper.importing.mapping import load_mapping
 
     order = Order(
         sources=sources,
         study=study,
-        mapping=load_mapping(mapping or []),
+        mapping=load_mapping(mapping or [], constants or []),
         form=form.value,
         optuna_study=optuna_study,
         dry_run=dry_run,
     )
     raise typer.Exit(importing.bring_in(order, Settings.from_environment(), console, as_json=as_json))
+
+
+@app.command()
+def example(
+    name: Annotated[str | None, typer.Argument(help="Left out: list them.")] = None,
+) -> None:
+    """Studies of real runs that ship with sweeper: list them, or take one into this home to look at; offline."""
+    from sweeper.commands import importing
+
+    settings = Settings.from_environment()
+    if name is None:
+        importing.list_examples(console)
+    else:
+        importing.take_example(name, settings, console)

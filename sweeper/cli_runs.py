@@ -9,7 +9,7 @@ from typing import Annotated, Any, Never
 import typer
 from rich.console import Console
 
-from sweeper.options import Device, DeviceOption, Gpus, Host, Port, Profile, Study, StudyFile
+from sweeper.options import By, Device, DeviceOption, Gpus, Host, Port, Profile, Study, StudyFile
 from sweeper.settings import Settings
 
 app = typer.Typer()
@@ -31,17 +31,29 @@ def promote(
     study: Study,
     trial: Annotated[int | None, typer.Option(help="Left out: the best one.")] = None,
     tokens: Annotated[str | None, typer.Option(help="3B, 500M or 20x; left out: the study file's.")] = None,
+    by: Annotated[
+        By | None, typer.Option(help="Whose values; left out: the fitted law's where it needs no confirming.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     host: Host = "127.0.0.1",
     port: Port = None,
     device: DeviceOption = Device.auto,
     gpus: Gpus = 1,
 ) -> None:
-    """Run a trial's values as a full run, here; the same command resumes one that was broken off."""
+    """Run a trial's values as a full run, here, as they are or moved by a law; the same command resumes one that was
+    broken off."""
     from sweeper.commands import promoting
 
     order = promoting.Order(
-        study=study, trial=trial, tokens=tokens, yes=yes, host=host, port=port, device=device.value, gpus=gpus
+        study=study,
+        trial=trial,
+        tokens=tokens,
+        by=by.value if by else None,
+        yes=yes,
+        host=host,
+        port=port,
+        device=device.value,
+        gpus=gpus,
     )
     until_told(lambda: promoting.promote(order, Settings.from_environment(), console))
 
@@ -77,7 +89,7 @@ def sample(
     top_k: Annotated[int, typer.Option(help="0 for all.", min=0)] = 50,
     top_p: Annotated[float, typer.Option(help="1 for all.", min=1e-6, max=1)] = 0.95,
     seed: Annotated[int, typer.Option()] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:N for one of several.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N for one of several, or mps.")] = "auto",
 ) -> None:
     """Let a checkpoint go on with a prompt."""
     from sweeper.commands import sampling
@@ -104,7 +116,7 @@ def bench(
     seconds: Annotated[
         float | None, typer.Option(help="Of training a shape; left out: 5, on a CPU 3.", min=0.1)
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:N for one of several.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N for one of several, or mps.")] = "auto",
     profile: Profile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON too.")] = False,
 ) -> None:

@@ -1,4 +1,8 @@
-"""Which devices this machine has, asked of nvidia-smi: no torch in the worker, none in the service."""
+"""Which devices this machine has, asked of nvidia-smi: no torch in the worker, none in the service.
+
+A Mac's GPU (`mps`) is taken only where it is asked for, and whether there is one is asked of torch in a process of its
+own.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,15 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from sweeper.errors import SweeperError
 
-Wish = Literal["auto", "cpu", "cuda"]
+Wish = Literal["auto", "cpu", "cuda", "mps"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,18 +74,35 @@ def profile() -> Literal["gpu", "cpu"]:
     return "gpu" if gpus() else "cpu"
 
 
-def assign(wish: Wish, workers: int | None) -> list[str]:
+def torch_sees_mps() -> bool:
+    """Whether torch finds a Mac's GPU here; takes as long as it takes to import torch."""
+    question = "import torch; raise SystemExit(not torch.backends.mps.is_available())"
+    try:
+        return subprocess.run([sys.executable, "-c", question], capture_output=True, timeout=120).returncode == 0
+    except (OSError, subprocess.SubprocessError):
+        return False
+
+
+def assign(wish: Wish, workers: int | None, sees_mps: Callable[[], bool] = torch_sees_mps) -> list[str]:
     """A device for each worker, such as ["cuda:0", "cuda:1"] or ["cpu"].
 
     Args:
-        wish: `auto` takes the GPUs where there are any.
+        wish: `auto` takes the NVIDIA GPUs where there are any.
         workers: how many; None is one per GPU, or one on the CPU. More workers than GPUs share them.
+        sees_mps: asked where `mps` is wished for.
 
     Raises:
-        SweeperError: `cuda` was asked for and no GPU is visible, or fewer than one worker.
+        SweeperError: `cuda` was asked for and no GPU is visible, `mps` and torch has none, or fewer than one worker.
     """
     if workers is not None and workers < 1:
         raise SweeperError(f"--workers must be at least 1, got {workers}")
+    if wish == "mps":
+        if not sees_mps():
+            raise SweeperError(
+                "--device mps needs a Mac with Apple silicon and a torch that sees its GPU, and torch sees none here; "
+                "use --device cpu, or see what `sweeper doctor` says"
+            )
+        return ["mps"] * (workers or 1)
     count = len(gpus()) if wish != "cpu" else 0
     if wish == "cuda" and not count:
         raise SweeperError(
@@ -91,13 +114,13 @@ def assign(wish: Wish, workers: int | None) -> list[str]:
     return [f"cuda:{index % count}" for index in range(workers or count)]
 
 
-def resolve(device: str) -> str:
-    """The one device of a worker that was started with `device`: auto, cpu, cuda or cuda:N."""
-    if device in ("auto", "cpu", "cuda"):
-        return assign(device, 1)[0]  # type: ignore[arg-type]  # narrowed by the line above
+def resolve(device: str, sees_mps: Callable[[], bool] = torch_sees_mps) -> str:
+    """The one device of a worker that was started with `device`: auto, cpu, cuda, cuda:N or mps."""
+    if device in ("auto", "cpu", "cuda", "mps"):
+        return assign(device, 1, sees_mps)[0]  # type: ignore[arg-type]  # narrowed by the line above
     match = re.fullmatch(r"cuda:(\d+)", device)
     if match is None:
-        raise SweeperError(f"--device must be auto, cpu, cuda or cuda:N, got {device!r}")
+        raise SweeperError(f"--device must be auto, cpu, cuda, cuda:N or mps, got {device!r}")
     count = len(gpus())
     if int(match.group(1)) >= count:
         raise SweeperError(f"--device {device} does not exist: nvidia-smi shows {count} GPU(s)")
@@ -106,7 +129,7 @@ def resolve(device: str) -> str:
 
 def environment(device: str, count: int = 1) -> dict[str, str]:
     """The variables under which a trainer sees `count` devices from `device` on, and no other."""
-    if device == "cpu":
+    if not device.startswith("cuda:"):
         return {"CUDA_VISIBLE_DEVICES": ""}
     first = int(device.removeprefix("cuda:"))
     visible = gpus()
@@ -116,12 +139,16 @@ def environment(device: str, count: int = 1) -> dict[str, str]:
 
 def check_several(device: str, count: int) -> None:
     """Raises SweeperError where there are not `count` GPUs from `device` on; CPUs may be as many as you like."""
+    if device == "mps":
+        if count > 1:
+            raise SweeperError(f"--gpus {count}: a Mac has one GPU, and runs are not shared with it")
+        return
     if device != "cpu" and int(device.removeprefix("cuda:")) + count > len(gpus()):
         raise SweeperError(f"--gpus {count} needs as many GPUs from {device} on; nvidia-smi shows {len(gpus())}")
 
 
 def describe(device: str) -> str:
-    """The name of `device` for people, such as `NVIDIA H200` or the processor's model."""
+    """The name of `device` for people, such as `NVIDIA H200` or the processor's model; of a Mac's GPU, too."""
     if device.startswith("cuda:"):
         index = int(device.removeprefix("cuda:"))
         visible = gpus()

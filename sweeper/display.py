@@ -12,6 +12,7 @@ from rich.text import Text
 
 from sweeper.protocol import PromotionPlan
 from sweeper.scores import label
+from sweeper.transferred import WORDS, Transfer
 
 Record = dict[str, Any]
 """A JSON object of the read API; its keys are the fields of sweeper.records."""
@@ -212,10 +213,39 @@ def plan_view(plan: PromotionPlan) -> RenderableType:
     for path, item in plan.params.items():
         table.add_row(path, value(item))
     notes = [Text(f"• {note}") for note in plan.notes]
+    moved = [] if plan.transfer is None else [Text(), *transfer_view(plan.transfer), Text()]
     whose = (
         f"{plan.name or plan.study}, by its own values" if plan.trial is None else f"{plan.study}, trial {plan.trial}"
     )
-    return Panel(Group(table, *notes), title=f"promote {whose}", title_align="left")
+    return Panel(Group(table, *moved, *notes), title=f"promote {whose}", title_align="left")
+
+
+def transfer_view(transfer: Transfer) -> list[RenderableType]:
+    """The candidates side by side, which is taken and why, and what would confirm it."""
+    said: list[RenderableType] = []
+    if transfer.candidates:
+        table = Table(box=None, pad_edge=False)
+        table.add_column("")
+        for one in transfer.candidates:
+            taken = one.by == transfer.chosen
+            table.add_column(f"{WORDS[one.by]}{' ←' if taken else ''}", style="bold" if taken else "", overflow="fold")
+        for name, cells in transfer.rows():
+            table.add_row(name, *cells)
+        said.append(table)
+    said.append(Text(transfer.why, style="bold"))
+    if transfer.start is not None:
+        said.append(Text(f"the laws start from {transfer.start.words}", style="dim"))
+    said += [Text(remark, style="dim") for remark in transfer.remarks]
+    if transfer.because:
+        said.append(Text(transfer.confirming))
+        for run in transfer.confirm:
+            said.append(
+                Text(
+                    f"  {count(run.tokens)} tokens ({run.steps:,} steps): matrix_lr {run.learning_rate:.4g}, decay "
+                    f"{run.weight_decay:.3g}, batch {run.batch_tokens:,}"
+                )
+            )
+    return said
 
 
 def _rate(phase: Record) -> str:

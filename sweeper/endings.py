@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from sweeper import verdicts
 from sweeper.search import Search, rung_step
 from sweeper.service import Service, spec_of
-from sweeper.tables import EventRow, LeaseRow, PointRow, PromotionRow, RunRow, StudyRow, WorkerRow
+from sweeper.tables import EventRow, LeaseRow, OutcomeRow, PointRow, PromotionRow, RunRow, StudyRow, WorkerRow
 
 EndState = Literal["complete", "pruned", "diverged", "stopped", "failed"]
 
@@ -209,19 +209,27 @@ def _repeat(service: Service, search: Search, run: RunRow) -> None:
 
 
 def report_rungs(service: Service, search: Search, run: RunRow) -> list[float]:
-    """Bring Optuna up to date with the rungs that a trial has passed; returns the new ones, ascending."""
+    """Bring Optuna up to date with the rungs that a trial has passed; returns the new ones, ascending.
+
+    All trials of a study report values of one kind: validations at shares of the budget, from which forecasts are made
+    when a trial is judged, or outcomes of the ladder.
+    """
+    spec = search.spec
+    if spec.pruned_on == "cooled":
+        length = getattr(spec.budget, spec.budget.unit)
+        query = select(OutcomeRow.budget / length, OutcomeRow.val_bpb).where(OutcomeRow.budget.is_not(None))
+        query = query.where(OutcomeRow.run_id == run.id).order_by(OutcomeRow.budget)
+    else:
+        query = select(PointRow.fraction, PointRow.val_bpb).where(PointRow.run_id == run.id).order_by(PointRow.fraction)
+        query = query.where(PointRow.fraction.is_not(None), PointRow.val_bpb.is_not(None))
     with service.read() as session:
-        passed = session.execute(
-            select(PointRow.fraction, PointRow.val_bpb)
-            .where(PointRow.run_id == run.id, PointRow.fraction.is_not(None), PointRow.val_bpb.is_not(None))
-            .order_by(PointRow.fraction)
-        ).all()
+        passed = session.execute(query).all()
     if not passed:
         return []
     known, new = search.trial(run.number).intermediate_values, []
     for fraction, value in passed:
         assert fraction is not None and value is not None, "the query leaves them out"
-        rung = next((rung for rung in search.spec.budget.rungs if abs(rung - fraction) < 1e-6), None)
+        rung = next((rung for rung in spec.reported_rungs if abs(rung - fraction) < 1e-6), None)
         if rung is not None and rung_step(rung) not in known and search.report(run.number, rung, value):
             new.append(rung)
     return new

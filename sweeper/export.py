@@ -1,4 +1,5 @@
-"""A study as files for other tools: trials, every point of every curve, every outcome, as CSV, JSON or Parquet."""
+"""A study as files for other tools: trials, every point of every curve, every outcome, as CSV, JSON or Parquet;
+or whole, as an archive."""
 
 from __future__ import annotations
 
@@ -13,12 +14,14 @@ import pyarrow.parquet as pq
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import InstrumentedAttribute
 
+from sweeper import archive_rows
 from sweeper.errors import SweeperError
+from sweeper.importing.store import CONTENT, IDENTITY, SOURCE
 from sweeper.records import TrialRow
 from sweeper.results import Results
 from sweeper.tables import OutcomeRow, PointRow, RunRow, StudyRow
 
-Format = Literal["csv", "json", "parquet"]
+Format = Literal["archive", "csv", "json", "parquet"]
 
 TRIAL_COLUMNS: dict[str, pa.DataType] = {
     "number": pa.int64(),
@@ -89,7 +92,7 @@ BATCH_ROWS = 10_000
 
 
 def export(engine: Engine, study: str, form: Format, folder: Path) -> list[Path]:
-    """Write `trials.EXT`, `curves.EXT` and `outcomes.EXT` into `folder`; returns their paths.
+    """Write `trials.EXT`, `curves.EXT` and `outcomes.EXT` into `folder`, or the study's archive; returns their paths.
 
     JSON files are one array of objects each.  Curves are streamed, so memory does not grow with the study.
 
@@ -100,6 +103,8 @@ def export(engine: Engine, study: str, form: Format, folder: Path) -> list[Path]
     trials, judge = results.trials(study), results.study(study).judge
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if form == "archive":
+            return [archive_rows.write(engine, study, folder, without=(IDENTITY, CONTENT, SOURCE))]
         paths = [folder / f"{table}.{form}" for table in ("trials", "curves", "outcomes")]
         _write(paths[0], form, _trial_schema(trials), iter([[_trial(row, judge) for row in trials]]))
         _write(paths[1], form, pa.schema(CURVE_COLUMNS.items()), _points(engine, study))

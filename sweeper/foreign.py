@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sweeper import devices, dialects, leash
+from sweeper import devices, dialects, leash, provenance
 from sweeper.pipes import Pipes
 from sweeper.process import RunningProcess, exit_words
 from sweeper.protocol import CommandRun
@@ -54,7 +54,9 @@ class ForeignProcess(RunningProcess):
         run = CommandRun.model_validate(config)
         self._clear()
         self._keep = run.keep
-        self._place = _make_place(Path(run.directory or Path.cwd()).expanduser(), self._places)
+        directory = Path(run.directory or Path.cwd()).expanduser()
+        self._place = _make_place(directory, self._places)
+        self._commit = provenance.commit_of(directory)
         # Without this Python keeps lines back when it writes into a pipe, and nothing would be heard for minutes.
         environment = {"PYTHONUNBUFFERED": "1", **devices.environment(self._device), **run.environment}
         argv = [sys.executable, "-I", "-S", leash.__file__, *run.argv]

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from sweeper import endings, throughput, verdicts, wire
+from sweeper import endings, judging, throughput, verdicts, wire
 from sweeper.protocol import Delivery, Numbered, Receipt
 from sweeper.search import Search
 from sweeper.service import Conflict, Service, Unknown, spec_of
@@ -32,7 +32,8 @@ class Batch:
     scores: list[dict[str, Any]] = field(default_factory=list)
     exports: list[dict[str, Any]] = field(default_factory=list)
     ending: End | Failure | None = None
-    evaluated: bool = False
+    judgeable: bool = False
+    """Whether something is among it that trials are judged by."""
 
 
 def deliver(service: Service, lease_id: int, delivery: Delivery) -> Receipt:
@@ -60,7 +61,7 @@ def deliver(service: Service, lease_id: int, delivery: Delivery) -> Receipt:
         elif lease.end_reason != endings.FINISHED or any(item.seq > run.last_seq for item in delivery.events):
             raise Conflict(f"lease {lease_id} of {run.kind} {run.number} has ended: {lease.end_reason}")
     ended, ordered = run.state != "running", False
-    if run.kind == "trial" and (ended or batch.evaluated):
+    if run.kind == "trial" and (ended or batch.judgeable):
         with service.turn(study.id):
             search = service.search(spec_of(study))
             if ended:
@@ -89,16 +90,19 @@ def judge(service: Service, search: Search, run: RunRow, *, again: bool = False)
         Whether it gave the order.
     """
     new = endings.report_rungs(service, search, run)
-    if not (new or again) or not search.is_behind(run.number):
+    if not (new or again):
         return False
-    step = search.trial(run.number).last_step
+    found = judging.verdict(service, search, run)
+    if not found.behind:
+        return False
     with service.write() as session:
         current = session.get(RunRow, run.id, with_for_update=True)
         assert current is not None
         if current.state != "running" or current.stop_requested:
             return False
-        current.stop_requested, current.reason = "pruned", f"behind at {step} %"
-        service.audit(session, run.study_id, "service", "pruned", trial=run.number, at_percent=step)
+        current.stop_requested, current.reason = "pruned", found.words
+        detail = {"trial": run.number, "at_percent": found.percent} | ({"by": found.basis} if found.basis else {})
+        service.audit(session, run.study_id, "service", "pruned", **detail)
     return True
 
 
@@ -171,12 +175,14 @@ def _take(service: Service, run: RunRow, item: Numbered, batch: Batch) -> None:
     if isinstance(event, (Step, Eval)):
         batch.points.append(key | _point(event))
         _advance(run, event)
-        batch.evaluated = batch.evaluated or isinstance(event, Eval)
+        batch.judgeable = batch.judgeable or isinstance(event, Eval)
         return
     if isinstance(event, Outcome):
         batch.outcomes.append({"run_id": run.id} | _values(event))
-        if event.budget is None:  # a branch's steps are none of the run's
+        if event.budget is None:
             _advance(run, event)
+        else:  # a branch's steps are none of the run's
+            batch.judgeable = True
         return
     if isinstance(event, Score) and event.name in SCORES:  # of others, which a newer trainer may have, the message
         batch.scores.append({"run_id": run.id} | _values(event))
@@ -190,7 +196,7 @@ def _take(service: Service, run: RunRow, item: Numbered, batch: Batch) -> None:
         run.started_at = run.started_at or service.now()
         run.device, run.device_name = event.device, event.device_name
         run.versions, run.parameters = cast(dict[str, Any], event.versions), event.parameters
-        run.resumed_step = event.resumed_step
+        run.resumed_step, run.git_commit = event.resumed_step, event.git_commit[:64]
     elif isinstance(event, (End, Failure)):
         batch.ending = batch.ending or event
         if isinstance(event, End):

@@ -15,9 +15,10 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
-from sweeper import devices
+from sweeper import devices, provenance
 from sweeper.pipes import Pipes
 from sweeper.process import RunningProcess
 from trainer import events
@@ -60,6 +61,7 @@ class TrainerProcess(RunningProcess):
         if self._pipes is None:
             environment = {**os.environ, **devices.environment(self._device, self._processes)}
             self._pipes = Pipes(command(self._processes), environment, _understand)
+            self._commit = _own_commit()
         self._begin(hang_seconds)
         self._pipes.send({"request": "run", "config": config})
 
@@ -83,6 +85,11 @@ class TrainerProcess(RunningProcess):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._pipes.process.wait(timeout=min(5.0, self._grace))
         self.kill()
+
+
+def _own_commit() -> str:
+    """The commit of our trainer; empty where another command was given, of whose code nothing is known."""
+    return "" if os.environ.get(COMMAND_VARIABLE) else provenance.commit_of(Path(events.__file__).parent)
 
 
 def _understand(line: str) -> tuple[list[dict[str, Any]], bool]:

@@ -10,43 +10,20 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from sweeper.observations_level import Row, levelled
+from sweeper.observations_switches import PARAMS_WORDS, RATE_WORDS, RateConvention, Switches
 from sweeper.scaling.records import Array, Observations, observations
+from sweeper.transferred import Transfer
 
-ParamsCount = Literal["non_embedding", "all", "matrices"]
-RateConvention = Literal["as_given", "adamw"]
-LossSource = Literal["judged", "streamed"]
-
-PARAMS_WORDS: dict[ParamsCount, str] = {
-    "non_embedding": "without embedding, head and hash tables",
-    "all": "all weights",
-    "matrices": "2-D weights alone, without embedding, head and hash tables",
-}
-RATE_WORDS: dict[RateConvention, str] = {
-    "as_given": "peak matrix_lr as given",
-    "adamw": "peak matrix_lr as the AdamW rate of equal update size, of Muon matrix_lr / (0.2 √width)",
-}
-LOSS_WORDS: dict[LossSource, str] = {
-    "judged": "the score that the study judges by",
-    "streamed": "the last streamed validation of complete runs",
-}
 MATCHED_UPDATE = 0.2
 """Root mean square of an AdamW update (Liu et al. 2025, arXiv:2502.16982): Muon's orthogonal one times this and
 √(larger side) moves weights as far, so that its rates compare with AdamW's."""
 LEAST_PROGRESS = 0.02
 """A run that diverged earlier does not tell how long it would have been."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Switches:
-    """Conventions of which there is no right one; every figure names those it used."""
-
-    params: ParamsCount = "non_embedding"
-    rate: RateConvention = "as_given"
-    loss: LossSource = "judged"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +35,13 @@ class BudgetScore:
     seconds: float
     val_bpb: float
     stderr: float | None
-    full: bool = True
-    """Whether this is the run's whole budget, and not a branch that was cooled on the way."""
+    budget: float | None = None
+    """Of a branch that was cooled on the way: the smaller budget; None for the run's whole one."""
+
+    @property
+    def full(self) -> bool:
+        """Whether this is the run's whole budget."""
+        return self.budget is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +84,8 @@ class RunFacts:
     streamed: float | None
     outcomes: tuple[BudgetScore, ...]
     """By tokens, ascending."""
+    transfer: Transfer | None = None
+    """Of a promotion: the candidate that was taken, and what it was foretold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,20 +105,16 @@ class Bridged:
     repeats: tuple[str, ...]
     mean_rate: Array
     width: Array
+    seconds: Array
+    """Training seconds of each row; NaN where unknown."""
+    moved: float
+    """The largest factor by which a row's tokens were moved to those of its peers."""
     excluded: tuple[LeftOut, ...]
-
-    @property
-    def seconds(self) -> Array:
-        """Training seconds of each row; NaN where unknown."""
-        return self.runs.steps * self.runs.step_seconds
 
     @property
     def flops(self) -> Array:
         """6 N D, with N as the switch counts it (Kaplan et al. 2020, arXiv:2001.08361)."""
         return 6 * self.runs.n_params * self.runs.tokens
-
-
-Row = dict[str, Any]
 
 
 def bridge(facts: Sequence[RunFacts], switches: Switches, judge: str = "final") -> Bridged:
@@ -154,7 +134,8 @@ def bridge(facts: Sequence[RunFacts], switches: Switches, judge: str = "final") 
         if reason or not made:
             excluded.append(LeftOut(run.number, reason or _no_score(run)))
         rows += made
-    return _bridged(rows, switches, tuple(excluded))
+    level, moved = levelled(rows)
+    return _bridged(level, switches, tuple(excluded), moved)
 
 
 def _usual_optimizer(facts: Sequence[RunFacts]) -> str:
@@ -207,15 +188,19 @@ def _rows(run: RunFacts, switches: Switches, judge: str, horizons: Mapping[tuple
         batch = run.recipe.batch_tokens or (run.tokens / run.step if run.step else None)
         if not known or not batch:
             return []
-        return [_row(run, switches, known, batch, math.nan, math.nan, math.nan)]
+        return [_row(run, switches, tokens=known, batch=batch)]
     rows = []
     for outcome in run.outcomes:
         loss, stderr = _score_of(run, outcome, switches, judge)
         if loss is None or not math.isfinite(loss) or loss <= 0 or outcome.tokens <= 0 or outcome.step <= 0:
             continue
-        speed = outcome.seconds / outcome.step if outcome.seconds > 0 else math.nan
         batch = outcome.tokens / outcome.step
-        rows.append(_row(run, switches, outcome.tokens, batch, speed, loss, math.nan if stderr is None else stderr))
+        made = _row(run, switches, tokens=outcome.tokens, batch=batch, loss=loss)
+        if outcome.seconds > 0:
+            made |= {"seconds": outcome.seconds, "step_seconds": outcome.seconds / outcome.step}
+        if stderr is not None:
+            made["loss_stderr"] = stderr
+        rows.append(made | {"budget": outcome.budget})
     return rows
 
 
@@ -227,9 +212,8 @@ def _score_of(run: RunFacts, outcome: BudgetScore, switches: Switches, judge: st
     return (outcome.val_bpb, outcome.stderr) if judge == "final" and switches.loss == "judged" else (None, None)
 
 
-def _row(
-    run: RunFacts, switches: Switches, tokens: float, batch: float, speed: float, loss: float, stderr: float
-) -> Row:
+def _row(run: RunFacts, switches: Switches, *, tokens: float, batch: float, loss: float = math.nan) -> Row:
+    """Of a run at its whole budget, of which neither the seconds nor the score's error are known."""
     recipe = run.recipe
     assert recipe.counts is not None and recipe.learning_rate is not None
     factor = rate_factor(recipe, switches.rate)
@@ -241,9 +225,11 @@ def _row(
         "learning_rate": recipe.learning_rate * factor,
         "weight_decay": decay,  # rate x decay, and so tau, is the same in every convention
         "depth": math.nan if recipe.depth is None else recipe.depth,
-        "step_seconds": speed,
+        "step_seconds": math.nan,
+        "seconds": math.nan,
         "loss": loss,
-        "loss_stderr": stderr,
+        "loss_stderr": math.nan,
+        "budget": None,
         "diverged": run.state == "diverged",
         "trial": run.number,
         "seed": recipe.seed,
@@ -262,7 +248,7 @@ def rate_factor(recipe: Recipe, convention: RateConvention) -> float:
     return 1 / (MATCHED_UPDATE * math.sqrt(recipe.width))
 
 
-def _bridged(rows: Sequence[Row], switches: Switches, excluded: tuple[LeftOut, ...]) -> Bridged:
+def _bridged(rows: Sequence[Row], switches: Switches, excluded: tuple[LeftOut, ...], moved: float) -> Bridged:
     names = (
         "n_params",
         "tokens",
@@ -275,9 +261,10 @@ def _bridged(rows: Sequence[Row], switches: Switches, excluded: tuple[LeftOut, .
         "loss_stderr",
         "mean_rate",
         "width",
+        "seconds",
     )
     columns = {name: np.array([row[name] for row in rows], dtype=np.float64) for name in names}
-    mean_rate, width = columns.pop("mean_rate"), columns.pop("width")
+    mean_rate, width, seconds = (columns.pop(name) for name in ("mean_rate", "width", "seconds"))
     return Bridged(
         runs=observations(
             **columns,
@@ -292,5 +279,7 @@ def _bridged(rows: Sequence[Row], switches: Switches, excluded: tuple[LeftOut, .
         repeats=tuple(row["repeats"] for row in rows),
         mean_rate=mean_rate,
         width=width,
+        seconds=seconds,
+        moved=moved,
         excluded=excluded,
     )

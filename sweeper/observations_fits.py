@@ -10,7 +10,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from sweeper.observations import Bridged, RunFacts, Switches
+from sweeper.observations import Bridged, RunFacts
+from sweeper.observations_cells import TERMS, Cell, cells_of
+from sweeper.observations_kept import DRAWS, Kept
+from sweeper.observations_switches import Switches
 from sweeper.records import Curves
 from sweeper.scaling import priors
 from sweeper.scaling.budgets import Frontier, fit_iso_budget
@@ -22,11 +25,8 @@ from sweeper.scaling.power_law import PowerLaw, law_of_optima
 from sweeper.scaling.records import Array, Excluded, Integers, Unidentified
 from sweeper.scaling.step_time import StepTime, fit_step_time
 
-DRAWS = 400
-"""Bootstrap draws of a fit of a page: intervals are then known to a few percent of their width."""
 STARTS = 16
 MOST_TAU_CELLS = 16
-TERMS = ("n_params", "batch_tokens", "tokens")
 LOSS_TERMS = (("n_params", "steps", "batch_tokens"), ("n_params", "tokens"), ("steps", "batch_tokens"), ("tokens",))
 """Loss laws, the richest first: the first that the runs hold is taken."""
 TIME_TOLERANCE = 0.1
@@ -49,30 +49,22 @@ class StudyFacts:
     seq_len: int
     trials: tuple[RunFacts, ...]
     promotions: tuple[RunFacts, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Cell:
-    """Runs that may be compared, and their best learning rate."""
-
-    rows: Integers
-    n_params: float
-    tokens: float
-    batch_tokens: float
-    depth: float
-    optimum: Optimum
-    joint: bool
-    """Whether decay was fitted with the rate, as it varies inside the cell."""
-
-    @property
-    def sizes(self) -> dict[str, float]:
-        return {"n_params": self.n_params, "batch_tokens": self.batch_tokens, "tokens": self.tokens}
+    full_run: tuple[str, ...] = ("20x",)
+    """Lengths of the full run's phases, as the study file writes them."""
 
 
 class Fits:
     """Every fit of one study under one set of switches; safe to share between threads."""
 
-    def __init__(self, trials: Bridged, promotions: Bridged, study: StudyFacts, curves: Callable[[], Curves]) -> None:
+    def __init__(
+        self,
+        trials: Bridged,
+        promotions: Bridged,
+        study: StudyFacts,
+        curves: Callable[[], Curves],
+        kept: Kept | None = None,
+    ) -> None:
+        self._kept = kept or Kept()
         self.trials = trials
         self.promotions = promotions
         self.study = study
@@ -102,23 +94,7 @@ class Fits:
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
         """The cells in which the rate varies, with their optimum or why there is none."""
-        return tuple(self._cell(rows) for rows in self.groups if self._varies(rows))
-
-    def _varies(self, rows: Integers) -> bool:
-        return len(np.unique(np.round(np.log2(self.trials.runs.learning_rate[rows]), 3))) >= 2
-
-    def _cell(self, rows: Integers) -> Cell:
-        part = self.trials.runs.take(rows)
-        found, joint = fit_optimum(part, draws=DRAWS), False
-        taus = part.tau[np.isfinite(part.tau) & ~part.diverged]
-        if len(taus) >= 8 and np.ptp(np.log2(part.weight_decay[part.weight_decay > 0])) > 0.3:
-            both = fit_optimum(part, ("learning_rate", "tau"), draws=DRAWS)
-            if both.at:
-                found, joint = both, True
-        runs = self.trials.runs
-        middle = {n: float(np.exp(np.log(getattr(runs, n)[rows]).mean())) for n in TERMS}
-        depth = float(np.median(runs.depth[rows]))
-        return Cell(rows=rows, depth=depth, optimum=found, joint=joint, **middle)
+        return cells_of(self.trials.runs, self.groups, self._kept)
 
     @cached_property
     def rate_law(self) -> PowerLaw | Unidentified:
@@ -169,8 +145,11 @@ class Fits:
         if single:
             reason = f"it would mix runs that differ in {' and '.join(single)}"
             return Unidentified(used=len(rows), not_identified=reason)
-        return fit_loss_law(
-            runs.loss[rows], {name: getattr(runs, name)[rows] for name in terms}, starts=STARTS, draws=DRAWS
+        sizes = {name: getattr(runs, name)[rows] for name in terms}
+        return self._kept.get(
+            f"loss law of {terms}",
+            (runs.loss[rows], *sizes.values()),
+            lambda: fit_loss_law(runs.loss[rows], sizes, starts=STARTS, draws=DRAWS),
         )
 
     @cached_property

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sweeper.observations import LOSS_WORDS, PARAMS_WORDS, RATE_WORDS
+from sweeper.observations_batch import critical_batch
 from sweeper.observations_fits import Fits, reasons
+from sweeper.observations_switches import LOSS_WORDS, PARAMS_WORDS, RATE_WORDS
 from sweeper.observations_trust import seed_noise
+from sweeper.scaling.critical_batch import CriticalBatch
 from sweeper.scaling.power_law import PowerLaw
 from sweeper.scaling.records import Estimate, Excluded
 from sweeper.scaling.step_time import NAMES, StepTime
@@ -122,6 +124,11 @@ def _rate(fits: Fits) -> Iterator[LawLine]:
         yield _unknown("learning rate", "law over cells", "", law.used, len(law.excluded), reason)
         return
     yield from _exponents("learning rate", law)
+    batch = fits.batch_law
+    if batch is not None and {"tokens", "batch_tokens"} <= set(law.terms):
+        along = law.along("tokens", "batch_tokens", batch.exponents["tokens"])
+        name = "exponent of tokens, the batch at its best"
+        yield _known("learning rate", name, "1", along, law.used, len(law.excluded), law.interval_method)
 
 
 def _exponents(name: str, law: PowerLaw) -> Iterator[LawLine]:
@@ -155,6 +162,12 @@ def _batch(fits: Fits) -> Iterator[LawLine]:
         yield _unknown("batch", "best batch at equal tokens", "tokens", 0, len(fits.batch_optima), reason)
     if exponent is not None and loss is not None:
         yield _known("batch", "exponent of tokens, by the loss law", "1", exponent, loss.used, 0, loss.interval_method)
+    found = fits.get(critical_batch)
+    if isinstance(found, CriticalBatch):
+        e, why = found.batch_tokens, found.misfit.detail if found.misfit.flagged else ""
+        yield _known("batch", "critical batch", "tokens", e, found.used, 0, found.interval_method, why)
+    else:
+        yield _unknown("batch", "critical batch", "tokens", found.used, 0, found.not_identified)
 
 
 def _loss(fits: Fits) -> Iterator[LawLine]:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, func, select
 
-from sweeper.observations import BudgetScore, RunFacts, Switches, bridge
+from sweeper.observations import BudgetScore, RunFacts, bridge
 from sweeper.observations_fits import Fits, StudyFacts
+from sweeper.observations_kept import Kept
 from sweeper.observations_recipe import recipe
+from sweeper.observations_switches import Switches
 from sweeper.protocol import RunKind
 from sweeper.results import Results, UnknownError
 from sweeper.summary import axes
 from sweeper.tables import OutcomeRow, PromotionRow, RunRow, StudyRow, ThroughputRow
+from sweeper.transferred import Transfer
 
 MOST_KEPT = 12
 """Fits of a study under some switches that are kept; the least recently used go first."""
@@ -42,6 +46,7 @@ class FitsStore:
         self._lock = threading.Lock()
         self._facts: dict[int, RunFacts] = {}
         self._read: dict[str, _Read] = {}
+        self._kept = Kept()
         self._fits: OrderedDict[tuple[str, Switches], tuple[Mark, Fits]] = OrderedDict()
 
     def fits(self, name: str, switches: Switches | None = None) -> Fits:
@@ -103,14 +108,15 @@ class FitsStore:
         if known is not None and known.mark == mark:
             return known
         trials = self._runs(connection, study.id, "trial", {})
-        values = select(PromotionRow.number, PromotionRow.trial_number).where(PromotionRow.study_id == study.id)
-        of_trial = {row.number: row.trial_number for row in connection.execute(values)}
-        promotions = self._runs(connection, study.id, "promotion", of_trial)
+        columns = (PromotionRow.number, PromotionRow.trial_number, PromotionRow.transfer)
+        rows = connection.execute(select(*columns).where(PromotionRow.study_id == study.id))
+        plans = {row.number: (row.trial_number, row.transfer) for row in rows}
+        promotions = self._runs(connection, study.id, "promotion", plans)
         self._read[study.name] = _Read(mark=mark, trials=trials, promotions=promotions)
         return self._read[study.name]
 
     def _runs(
-        self, connection: Connection, study_id: int, kind: RunKind, of_trial: dict[int, int | None]
+        self, connection: Connection, study_id: int, kind: RunKind, plans: Mapping[int, tuple[int | None, Any]]
     ) -> tuple[RunFacts, ...]:
         """All runs of a kind at their newest attempt; configs are read of those alone that are not known yet."""
         of_study = (RunRow.study_id == study_id, RunRow.kind == kind)
@@ -126,7 +132,7 @@ class FitsStore:
         for few in (fresh[start : start + 900] for start in range(0, len(fresh), 900)):
             outcomes = _outcomes(connection, few)
             for row in connection.execute(select(*columns).where(RunRow.id.in_(few))):
-                found[row.id] = _facts(row, outcomes.get(row.id, ()), of_trial.get(row.number))
+                found[row.id] = _facts(row, outcomes.get(row.id, ()), *plans.get(row.number, (None, None)))
         self._facts.update({run: facts for run, facts in found.items() if facts.state != "running"})
         everything = [found.get(run) or self._facts[run] for run in ids]
         return tuple(sorted(everything, key=lambda facts: facts.number))
@@ -146,9 +152,16 @@ class FitsStore:
                 seq_len=max((run.recipe.seq_len for run in read.trials), default=1),
                 trials=read.trials,
                 promotions=read.promotions,
+                full_run=_full_run(spec),
             ),
             curves=lambda: self._results.curves(name),
+            kept=self._kept,
         )
+
+
+def _full_run(spec: dict[str, Any]) -> tuple[str, ...]:
+    phases = (spec.get("plan") or {}).get("phases") or ()
+    return tuple(phase["tokens"] for phase in phases) or ((spec.get("promote") or {}).get("tokens") or "20x",)
 
 
 def _mark(connection: Connection, study_id: int) -> Mark:
@@ -171,13 +184,13 @@ def _outcomes(connection: Connection, runs: list[int]) -> dict[int, tuple[Budget
             seconds=row.seconds,
             val_bpb=row.val_bpb,
             stderr=row.val_bpb_stderr,
-            full=row.budget is None,
+            budget=row.budget,
         )
         found[row.run_id] = (*found.get(row.run_id, ()), score)
     return found
 
 
-def _facts(row: Row[Any], outcomes: tuple[BudgetScore, ...], trial: int | None) -> RunFacts:
+def _facts(row: Row[Any], outcomes: tuple[BudgetScore, ...], trial: int | None, transfer: Any) -> RunFacts:
     return RunFacts(
         number=row.number,
         trial=trial,
@@ -193,4 +206,5 @@ def _facts(row: Row[Any], outcomes: tuple[BudgetScore, ...], trial: int | None) 
         score_stderr=row.score_stderr,
         streamed=row.val_bpb,
         outcomes=outcomes,
+        transfer=None if transfer is None else Transfer.model_validate(transfer),
     )

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from sweeper.observations import RunFacts
 from sweeper.observations_fits import Fits
 from sweeper.records import Curves
 from sweeper.scaling import resample
 from sweeper.scaling.records import Array, Estimate, Integers, Unidentified
+from sweeper.transferred import WORDS, By
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 FEWEST_COMPLETE = 8
@@ -34,10 +36,11 @@ class Noise:
 def seed_noise(fits: Fits) -> Noise:
     """Pooled over sets of repeats at equal horizons; the interval is chi-squared's."""
     runs = fits.trials.runs
-    sets: dict[tuple[str, int], list[int]] = {}
+    sets: dict[tuple[str, int, int], list[int]] = {}
     for row in np.flatnonzero(~runs.diverged):
         horizon = round(float(np.log(runs.tokens[row])) / 0.05)
-        sets.setdefault((fits.trials.repeats[row], horizon), []).append(int(row))
+        size = round(float(np.log(runs.n_params[row])) / 0.02)  # imported runs may not have it among their values
+        sets.setdefault((fits.trials.repeats[row], horizon, size), []).append(int(row))
     groups = tuple(np.array(rows) for rows in sets.values() if len({int(runs.trial[r]) for r in rows}) > 1)
     free = sum(len(rows) - 1 for rows in groups)
     used = sum(len(rows) for rows in groups)
@@ -141,7 +144,7 @@ def _regretted(at: Array, ends: Array, draws: Integers, factor: int) -> Estimate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """A promotion's score beside what the trials alone foretell for its size, batch and tokens."""
+    """A promotion's score beside what was foretold for it."""
 
     promotion: int
     trial: int | None
@@ -150,31 +153,55 @@ class Calibration:
     actual: float
     reason: str
     """Why there is no prediction."""
+    stored: bool
+    """Whether it was foretold when the run was planned; else by the law of the trials as they are today."""
+    by: By | None
+    """Whose values the run took; None where that was not stored."""
+
+    @property
+    def words(self) -> str:
+        """In a sentence."""
+        by = "" if self.by is None else f" ({WORDS[self.by]})"
+        run = f"promotion {self.promotion}{by}, {self.tokens:,.0f} tokens"
+        if self.predicted is None:
+            return f"{run}: came to {self.actual:.4f}; not foretold: {self.reason}"
+        e = self.predicted
+        inside = "inside" if e.low <= self.actual <= e.high else "outside"
+        when = "foretold" if self.stored else "foretold by the trials as they are today"
+        return f"{run}: {when} {e.value:.4f} [{e.low:.4f}, {e.high:.4f}], came to {self.actual:.4f}, {inside} the 95 %"
 
 
 def calibrations(fits: Fits) -> Sequence[Calibration]:
-    """Of complete promotions. The law is fitted to trials alone, today: promotions never feed it."""
-    runs, law = fits.promotions.runs, fits.loss_law
-    of_trial = {run.number: run.trial for run in fits.study.promotions}
+    """Of complete promotions. Predictions are those stored with them; where none was, and for another score than the
+    judged one, the law of the trials is asked today: promotions never feed it."""
+    runs = fits.promotions.runs
+    of_number = {run.number: run for run in fits.study.promotions}
     longest: dict[int, int] = {}
     for row in np.flatnonzero(~runs.diverged).tolist():
         number = int(runs.trial[row])
         if number not in longest or runs.tokens[longest[number]] < runs.tokens[row]:
             longest[number] = int(row)
-    found: list[Calibration] = []
-    for number, row in sorted(longest.items()):
-        predicted = None
-        if law is not None:
-            value, low, high = law.predict({name: [getattr(runs, name)[row]] for name in law.sizes})
-            predicted = Estimate(float(value[0]), float(low[0]), float(high[0]))
-        found.append(
-            Calibration(
-                promotion=number,
-                trial=of_trial.get(number),
-                tokens=float(runs.tokens[row]),
-                predicted=predicted,
-                actual=float(runs.loss[row]),
-                reason="" if law else "the trials hold no loss law",
-            )
-        )
-    return found
+    return [_calibration(fits, of_number[number], row) for number, row in sorted(longest.items())]
+
+
+def _calibration(fits: Fits, run: RunFacts, row: int) -> Calibration:
+    runs, law = fits.promotions.runs, fits.loss_law
+    taken = run.transfer.taken if run.transfer else None
+    predicted, reason = None, "the trials hold no loss law"
+    stored = taken is not None and fits.study.switches.loss == "judged"
+    if taken is not None and stored:
+        told = taken.predicted
+        predicted, reason = None if told is None else Estimate(told.value, told.low, told.high), taken.unpredicted
+    elif law is not None:
+        value, low, high = law.predict({name: [getattr(runs, name)[row]] for name in law.sizes})
+        predicted, reason = Estimate(float(value[0]), float(low[0]), float(high[0])), ""
+    return Calibration(
+        promotion=run.number,
+        trial=run.trial,
+        tokens=float(runs.tokens[row]),
+        predicted=predicted,
+        actual=float(runs.loss[row]),
+        reason=reason,
+        stored=stored,
+        by=run.transfer.chosen if run.transfer else None,
+    )

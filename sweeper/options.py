@@ -12,6 +12,7 @@ class Device(StrEnum):
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
+    mps = "mps"
 
 
 class ProfileName(StrEnum):
@@ -23,6 +24,7 @@ class ExportFormat(StrEnum):
     csv = "csv"
     json = "json"
     parquet = "parquet"
+    archive = "archive"
 
 
 class Kind(StrEnum):
@@ -30,11 +32,19 @@ class Kind(StrEnum):
     promotion = "promotion"
 
 
+class By(StrEnum):
+    copied = "copied"
+    prior = "prior"
+    fitted = "fitted"
+
+
 Study = Annotated[str, typer.Option("--study", "-s", help="Name of the study.")]
 StudyFile = Annotated[str, typer.Option("--study", "-s", help="Name in ./studies or packaged, or a .toml file.")]
 Server = Annotated[str | None, typer.Option("--server", help="URL of the service; left out: the one of this home.")]
 Port = Annotated[int | None, typer.Option(help="Port; left out: 8765, or a free one.", min=1, max=65535)]
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in, unasked.")]
-DeviceOption = Annotated[Device, typer.Option(help="auto takes the NVIDIA GPUs where there are any.")]
+DeviceOption = Annotated[
+    Device, typer.Option(help="auto: the NVIDIA GPUs where there are any, else the CPU; mps: a Mac's GPU.")
+]
 Gpus = Annotated[int, typer.Option(help="Devices that share the run, a process each under torchrun.", min=1)]
 Profile = Annotated[ProfileName | None, typer.Option(help="Left out: gpu with an NVIDIA GPU, else cpu.")]

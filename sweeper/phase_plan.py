@@ -1,4 +1,5 @@
-"""The phases of a stored config: where each begins, how far a run is in them, which parts have a constant rate."""
+"""What a promotion stored of its course: its phases, how far a run is in them, which parts have a constant rate, and
+the score that was foretold."""
 
 from __future__ import annotations
 
@@ -7,7 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from sweeper.promotion_records import Phase
+from sweeper.run_records import RunPoints
+from sweeper.scaling.records import Estimate
+from sweeper.transferred import Transfer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,3 +92,17 @@ def constant_parts(config: dict[str, Any], phases: Sequence[Phase], planned: int
         return []
     begin, end = schedule.get("warmup", 0.0) * planned, (1 - schedule["warmdown"]) * planned
     return [Part(name="the constant part", begin=round(begin), end=round(end))] if end > begin else []
+
+
+def foretold_loss(transfer: Transfer | None, points: RunPoints) -> Estimate | None:
+    """The predicted score in nats per token; None without one, and before the first validation.
+
+    Bits per byte and nats per token have a ratio that is the text's and its tokens': that of the newest validation.
+    """
+    taken = transfer.taken if transfer else None
+    both = np.flatnonzero(np.isfinite(points.val_loss) & np.isfinite(points.val_bpb) & (points.val_bpb > 0))
+    if taken is None or taken.predicted is None or not len(both):
+        return None
+    ratio = float(points.val_loss[both[-1]] / points.val_bpb[both[-1]])
+    told = taken.predicted
+    return Estimate(ratio * told.value, ratio * told.low, ratio * told.high)

@@ -1,12 +1,12 @@
 """What a promotion would be, in numbers: a trial's values as a full run, by the study's plan or on more tokens.
 
-No law moves the values to the longer run here: they are copied, and the plan says so.
+They are copied as they are, or moved as a law proposes: which, the caller decides.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from sqlalchemy import select
 from sweeper import throughput
 from sweeper.command_plan import lengthen
 from sweeper.errors import SweeperError
+from sweeper.moved import moved
 from sweeper.plan_file import Plan, token_count
 from sweeper.protocol import PromoteRequest, PromotionPlan
 from sweeper.pruners import is_feasible
@@ -23,6 +24,7 @@ from sweeper.service import Conflict, Service, Unknown, spec_of
 from sweeper.shape import shape_of
 from sweeper.study import StudySpec
 from sweeper.tables import OutcomeRow, PromotionRow, RunRow, StudyRow
+from sweeper.transferred import WORDS, Proposal, Transfer
 from trainer.config import ConfigError, TrainConfig
 
 EVAL_SHARES = tuple(round(0.05 * share, 2) for share in range(1, 20))
@@ -31,15 +33,33 @@ MOST_TOKENS = 10**15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Speed:
-    """Of the full run, as far as anything is known."""
+class Basis:
+    """The trial that is to run in full, and how long."""
 
-    tokens_per_second: float | None
-    note: str
+    spec: StudySpec
+    run: RunRow
+    phases: Plan | None
+    """None for one schedule."""
+    copied: TrainConfig
+    """The full run by the trial's own values."""
 
 
-def make_plan(service: Service, study: StudyRow, request: PromoteRequest) -> PromotionPlan:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Whose values the full run takes."""
+
+    transfer: Transfer
+    notes: tuple[str, ...] = ()
+    """For the reader, of what earlier promotions came to."""
+
+
+def make_plan(
+    service: Service, study: StudyRow, request: PromoteRequest, choose: Callable[[Basis], Choice]
+) -> PromotionPlan:
     """What the full run would be.
+
+    Args:
+        choose: decides whether a law moves the trial's values; it is not asked of values by hand and of commands.
 
     Raises:
         Unknown: no such trial.
@@ -55,23 +75,40 @@ def make_plan(service: Service, study: StudyRow, request: PromoteRequest) -> Pro
         trial = _choose(service.search(spec).trials(), study.name, request.trial)
     run, outcome = _known(service, study, trial.number)
     if spec.trainer is not None:
+        if request.by not in (None, "copied"):
+            raise SweeperError(f"study {study.name} trains by a command, whose values no law moves: leave --by out")
         return _command_plan(spec, study, request, run, outcome, waiting)
     phases = spec.plan if request.tokens is None else None
     tokens = 0 if phases else _tokens(spec.promote.tokens if request.tokens is None else request.tokens, outcome.tokens)
-    config = _with_phases(phases, run.config) if phases else _config(run.config, tokens)
+    copied = _full(phases, run.config, tokens)
+    choice = choose(Basis(spec=spec, run=run, phases=phases, copied=copied))
+    taken = choice.transfer.taken if choice.transfer.chosen != "copied" else None
+    values, params = run.config, run.params
+    if taken is not None:
+        values, params = moved(run.config, run.params, copied.optim, taken, spec.space)
+    config = copied if taken is None else _full(phases, values, tokens)
     assert config.budget.tokens is not None
-    speed = _speed(service, study.name, run, outcome, request.device_name)
-    notes = [*_warning(run), *_notes(trial.number, config.budget.tokens, outcome, phases), speed.note]
+    with service.read() as session:
+        speed = throughput.of_full_run(session, study.name, run, outcome, values, request.device_name)
+    notes = [*_warning(run), _whose(trial.number, taken), *_notes(config.budget.tokens, outcome, phases), speed.note]
     return PromotionPlan(
         study=study.name,
         trial=trial.number,
-        params=run.params,
+        params=params,
         trial_tokens=outcome.tokens,
         trial_val_bpb=outcome.val_bpb if run.score is None else run.score,
         judge=spec.judge,
-        notes=[*notes, *(_goes_first(study.name, row) for row in waiting)],
+        transfer=choice.transfer,
+        notes=[*notes, *choice.notes, *(_goes_first(study.name, row) for row in waiting)],
         **_common(config, speed.tokens_per_second, phases),
     )
+
+
+def _full(phases: Plan | None, values: dict[str, Any], tokens: int) -> TrainConfig:
+    try:
+        return _with_phases(phases, values) if phases else _config(values, tokens)
+    except ConfigError as error:
+        raise SweeperError(f"these values cannot run in full: {error}") from error
 
 
 def _by_hand(
@@ -222,37 +259,27 @@ def _warning(run: RunRow) -> list[str]:
     return [f"Trial {run.number} breaks a limit of the study, and the full run of it likely will: {run.infeasible}."]
 
 
-def _notes(number: int, tokens: int, outcome: OutcomeRow, phases: Plan | None) -> list[str]:
+def _whose(number: int, taken: Proposal | None) -> str:
+    if taken is None:
+        return (
+            f"The values of trial {number} are copied as they are. No law has moved them to the longer run: rates "
+            "that win short runs are often not the best for long ones."
+        )
+    return (
+        f"The values of trial {number} are moved by the {WORDS[taken.by]}: all rates times {taken.rate_factor:.3g}, "
+        f"decay {taken.weight_decay:.3g}, batch {taken.batch_tokens:,}, beta2 {taken.beta2:.4g}."
+    )
+
+
+def _notes(tokens: int, outcome: OutcomeRow, phases: Plan | None) -> list[str]:
     longer = tokens / outcome.tokens
     schedule = (
-        f"its rates are those of the {len(phases.phases)} phases of {phases.name}, as shares of the trial's."
+        f"its rates are those of the {len(phases.phases)} phases of {phases.name}, as shares of the values' own."
         if phases
         else "the schedule stretches with it, as its parts are shares of the budget."
     )
-    notes = [
-        f"The values of trial {number} are copied as they are. No law has moved them to the longer run: rates "
-        "that win short runs are often not the best for long ones.",
-        f"The run is {longer:,.1f} times as long as the trial ({tokens:,} tokens against {outcome.tokens:,}); "
-        + schedule,
-    ]
-    if longer < 1:
-        notes.append("It is shorter than the trial was.")
-    return notes
-
-
-def _speed(service: Service, name: str, run: RunRow, outcome: OutcomeRow, device_name: str) -> Speed:
-    """Tokens per second of the full run, and in words whose speed that is."""
-    rest = "validation, compilation and checkpoints come on top."
-    with service.read() as session:
-        measured = throughput.known(session, device_name or run.device_name).get(shape_of(run.config))
-    if measured is not None:
-        by = "`sweeper bench`" if measured.source == "bench" else f"the last {measured.source} of this shape"
-        note = f"The time is that of the speed that {by} had on {measured.device_name}; {rest}"
-        return Speed(tokens_per_second=measured.tokens_per_second, note=note)
-    note = f"The time is that of the trial's measured speed on {run.device_name or run.device or 'its device'}; {rest}"
-    if device_name not in ("", run.device_name):
-        note += f" Nothing is known of this shape on {device_name}: `sweeper bench --study {name}` measures it."
-    return Speed(tokens_per_second=outcome.tokens / outcome.seconds, note=note)
+    said = f"The run is {longer:,.1f} times as long as the trial ({tokens:,} tokens against {outcome.tokens:,}); "
+    return [said + schedule, *(["It is shorter than the trial was."] if longer < 1 else [])]
 
 
 def _goes_first(name: str, waiting: PromotionRow) -> str:

@@ -32,6 +32,8 @@ class RunningProcess(abc.ABC):
         self._began = 0.0
         self._stop_at: float | None = None
         self._last: dict[str, Any] = {}
+        self._commit = ""
+        """Of the code that the process executes; see `provenance.commit_of`."""
         self._waiting: collections.deque[dict[str, Any]] = collections.deque()
 
     @abc.abstractmethod
@@ -104,6 +106,8 @@ class RunningProcess(abc.ABC):
     def _pass_on(self, event: dict[str, Any]) -> dict[str, Any]:
         if event["event"] in ("step", "eval"):
             self._last = event
+        if event["event"] == "start" and not event.get("git_commit"):
+            event = {**event, "git_commit": self._commit}
         if event["event"] in ("end", "failure"):
             self._busy = False
         return event

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
+from sweeper.choosing import choose
+from sweeper.observations_read import FitsStore
 from sweeper.planning import make_plan
 from sweeper.protocol import Done, PromoteRequest, PromotionPlan
+from sweeper.results import Results
 from sweeper.service import Conflict, Service, Unknown, find_study
 from sweeper.tables import PromotionRow, RunRow
 
 
-def promote(service: Service, name: str, request: PromoteRequest) -> PromotionPlan:
+def promote(service: Service, name: str, request: PromoteRequest, store: FitsStore | None = None) -> PromotionPlan:
     """Plan a promotion and, unless `plan_only`, make it wait for a worker.
+
+    Args:
+        store: keeps the fits of studies between calls; None fits anew.
 
     Raises:
         Unknown: no such study or trial.
-        Conflict: the trial has no score, or no trial has one yet.
-        SweeperError: a token count of another form than `3B`, `500M`, `20x`, or an impossible one.
+        Conflict: the trial has no score, or no trial has one yet; or the laws have changed since the plan agreed to.
+        SweeperError: a token count of another form than `3B`, `500M`, `20x`, or an impossible one; or a law asked for
+            that the study does not hold.
     """
     with service.read() as session:
         study = find_study(session, name)
-    plan = make_plan(service, study, request)
+    fits = store or FitsStore(service.engine, Results(service.engine))
+    plan = make_plan(service, study, request, lambda basis: choose(fits, basis, request))
     return plan if request.plan_only else _store(service, study.id, plan)
 
 
@@ -35,13 +45,16 @@ def _store(service: Service, study_id: int, plan: PromotionPlan) -> PromotionPla
                     study_id=study_id,
                     number=numbered.number,
                     trial_number=plan.trial,
-                    plan=numbered.model_dump(mode="json"),
+                    plan=numbered.model_dump(mode="json", exclude={"transfer"}),
+                    candidate="own" if plan.trial is None else plan.transfer.chosen if plan.transfer else "copied",
+                    transfer=plan.transfer.model_dump(mode="json") if plan.transfer else None,
                     state="waiting",
                     created_at=service.now(),
                 )
             )
             session.flush()
-            detail = {"promotion": numbered.number, "trial": plan.trial, "tokens": plan.tokens}
+            detail: dict[str, Any] = {"promotion": numbered.number, "trial": plan.trial, "tokens": plan.tokens}
+            detail |= {"by": plan.transfer.chosen} if plan.transfer else {}
             service.audit(session, study_id, "user", "promoted", **detail)
     except IntegrityError:
         return _store(service, study_id, plan)  # another promotion took the number in this moment

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sweeper.saturation import Forecast
-from sweeper.scaling.records import Array, Unidentified
+from sweeper.scaling.records import Array, Estimate, Unidentified
 from sweeper.success import Success
+from sweeper.transferred import Transfer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,3 +108,7 @@ class Standing:
     parameters: Parameters | None
     """None before the Start."""
     success: Success
+    transfer: Transfer | None = None
+    """What the laws made of it when it was planned; None where they were not asked."""
+    foretold_loss: Estimate | None = None
+    """The predicted score in nats per token, at the rate of the newest validation; None before one, or without."""

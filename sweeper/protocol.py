@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from sweeper.criteria import SuccessCriteria
+from sweeper.transferred import By, Transfer
 
 API = "/api/v1"
 
@@ -159,6 +160,11 @@ class PromoteRequest(Wire):
     """`3B`, `500M`, `20x` (multiple of the trial's tokens); None takes the study file's [promote]."""
     device_name: str = ""
     """Of the device that is to run it, for the plan's time; empty takes the trial's own."""
+    by: By | None = None
+    """Whose values: the trial's own, or moved by a law. None takes the fitted law where it can be trusted unconfirmed
+    and no trial is named, else the trial's own."""
+    data_hash: str = ""
+    """Of the plan that was agreed to: a law that has changed since is refused; empty takes what it is now."""
     by_hand: bool = False
     """Whether to run the values that the study's plan has of its own, of no trial."""
     plan_only: bool = False
@@ -190,6 +196,8 @@ class PromotionPlan(Wire):
     judge: str = "final"
     length: str = ""
     """What to ask for as `tokens` to have this plan again; empty is the count of tokens."""
+    transfer: Transfer | None = None
+    """What the laws of the study make of it; None for values by hand and for commands, which no law moves."""
     notes: list[str]
 
 

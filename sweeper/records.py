@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweeper.scores import Judge
+from sweeper.transferred import Interval
 
 Metric = Literal["val_bpb", "train_loss"]
 
@@ -102,6 +103,10 @@ class Promotion:
     reason: str
     created_at: float
     ended_at: float | None
+    by: str = "copied"
+    """Whose values it runs: `copied`, `prior`, `fitted`, or `own` for those of the plan itself."""
+    foretold: Interval | None = None
+    """The score that was predicted when it was planned; None where no law was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, Engine, Row, Select, and_, case, func, or_, select
 
-from sweeper import run_scores, summary
+from sweeper import notes, run_scores, summary
 from sweeper.curves import CurveStore, read_merged
 from sweeper.errors import SweeperError
 from sweeper.promotion_records import Standing
 from sweeper.protocol import RunKind
 from sweeper.records import Activity, Curves, Importances, Metric, Promotion, StudySummary, TrialRow, Worker
-from sweeper.run_records import Attempt, Message, RunDetail, RunPoints
+from sweeper.run_records import Attempt, Message, Note, RunDetail, RunPoints
 from sweeper.standing import Final, standing
 from sweeper.tables import EventRow, ExportRow, MessageRow, OutcomeRow, PromotionRow, RunRow, StudyRow, WorkerRow
 
@@ -138,6 +138,7 @@ class Results:
                 peak_memory_bytes=newest.peak_memory_bytes,
                 resumed_step=newest.resumed_step,
                 step=newest.step,
+                notes=notes.read(connection, study.id, number) if kind == "trial" else (),
                 **_of_start(said, newest.id),
             )
 
@@ -149,13 +150,14 @@ class Results:
         """
         with self._engine.connect() as connection:
             row = connection.execute(
-                select(PromotionRow.plan, PromotionRow.state)
+                select(PromotionRow.plan, PromotionRow.state, PromotionRow.transfer)
                 .join(StudyRow, StudyRow.id == PromotionRow.study_id)
                 .where(StudyRow.name == run.study, PromotionRow.number == run.number)
             ).one_or_none()
             val_loss = run_scores.final_loss(connection, run.row.run)
-        plan, state = (row.plan, row.state) if row else ({}, run.row.state)
-        return standing(run, plan, state, None if val_loss is None else Final(val_loss=val_loss), time.time())
+        plan, state, transfer = (row.plan, row.state, row.transfer) if row else ({}, run.row.state, None)
+        final = None if val_loss is None else Final(val_loss=val_loss)
+        return standing(run, plan, state, final, time.time(), transfer)
 
     def promotions(self, name: str) -> tuple[Promotion, ...]:
         """All promotions of the study, ascending."""
@@ -195,6 +197,11 @@ class Results:
                 .limit(limit)
             ).all()
         return [Activity(at=r.at, actor=r.actor, verb=r.verb, detail=r.detail or {}) for r in rows]
+
+    def notes(self, name: str) -> tuple[Note, ...]:
+        """Notes on the study and its trials, the newest first."""
+        with self._engine.connect() as connection:
+            return notes.read(connection, _study(connection, name).id)
 
     def workers(self) -> list[Worker]:
         """All workers that ever said hello, the latest seen first."""

@@ -102,6 +102,16 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """A remark of a person's."""
+
+    trial: int | None
+    """None of one on the study."""
+    text: str
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunDetail:
     """A trial or a promotion with everything known about it; curve merged over attempts."""
 
@@ -134,3 +144,5 @@ class RunDetail:
     """Devices that share the newest attempt."""
     outcomes: tuple[Outcome, ...] = ()
     """At every budget so far, the full one last; a pruned or failed run can have some."""
+    notes: tuple[Note, ...] = ()
+    """On a trial, the newest first."""

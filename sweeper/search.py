@@ -19,9 +19,8 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from sweeper import space, study_file
+from sweeper import pruners, space, study_search
 from sweeper.errors import SweeperError
-from sweeper.pruners import make_pruner
 from sweeper.study import StudySpec
 
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.WAITING)
@@ -64,7 +63,7 @@ def make_sampler(spec: StudySpec, number: int) -> BaseSampler:
     """
     wanted = spec.sampler
     seed = None if wanted.seed is None else zlib.crc32(f"{wanted.seed} {number}".encode())
-    if isinstance(wanted, study_file.RandomSampler):
+    if isinstance(wanted, study_search.RandomSampler):
         return RandomSampler(seed=seed)
     return TPESampler(n_startup_trials=wanted.startup_trials, seed=seed)
 
@@ -81,7 +80,7 @@ class Search:
         self.spec = spec
         self._storage = storage
         self._study = optuna.load_study(
-            study_name=spec.name, storage=storage, sampler=make_sampler(spec, 0), pruner=make_pruner(spec)
+            study_name=spec.name, storage=storage, sampler=make_sampler(spec, 0), pruner=pruners.make_pruner(spec)
         )
         self._id = storage.get_study_id_from_name(spec.name)
 
@@ -208,6 +207,10 @@ class Search:
     def is_behind(self, number: int) -> bool:
         """What the pruner says of the trial at the last rung it reported."""
         return bool(self._study.pruner.prune(self._study, self.trial(number)))  # some answer in NumPy
+
+    def is_behind_by(self, number: int, values: Mapping[int, float]) -> bool:
+        """What the pruner's rule says of a trial among these values by trial number, its own one of them."""
+        return pruners.is_behind(self.spec.pruner, number, values, self.trials())
 
     def constrain(self, number: int, excess: Mapping[str, float]) -> None:
         """File by how much a trial breaks each limit, before it is told: above 0 it does; what is filed stays."""

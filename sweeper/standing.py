@@ -11,12 +11,13 @@ import numpy as np
 
 from sweeper import success
 from sweeper.criteria import SuccessCriteria
-from sweeper.phase_plan import Part, constant_parts, phases_of
+from sweeper.phase_plan import Part, constant_parts, foretold_loss, phases_of
 from sweeper.promotion_records import LossCurve, Parameters, Phase, Sample, Standing
 from sweeper.run_records import Message, RunDetail, RunPoints
 from sweeper.saturation import CurveLaw, curve_saturation, fit_curve, forecast
 from sweeper.scaling.records import Array, Estimate, Unidentified
 from sweeper.success_facts import Active, CurveReading, Facts, active_parameters
+from sweeper.transferred import Transfer
 
 MOST_SAMPLES = 40
 RECENT_POINTS = 15
@@ -50,7 +51,14 @@ class _Reading:
     law: CurveLaw | Unidentified
 
 
-def standing(run: RunDetail, plan: dict[str, Any], state: str, final: Final | None, now: float) -> Standing:
+def standing(
+    run: RunDetail,
+    plan: dict[str, Any],
+    state: str,
+    final: Final | None,
+    now: float,
+    transfer: dict[str, Any] | None = None,
+) -> Standing:
     """How the promotion stands.
 
     Args:
@@ -58,6 +66,7 @@ def standing(run: RunDetail, plan: dict[str, Any], state: str, final: Final | No
         state: of the promotion.
         final: None until it is complete.
         now: Unix seconds.
+        transfer: as the promotion stored it (a Transfer).
     """
     config: dict[str, Any] = run.config
     planned = int(plan.get("tokens") or 0)
@@ -72,6 +81,7 @@ def standing(run: RunDetail, plan: dict[str, Any], state: str, final: Final | No
     readings = _readings(config, phases, planned, tokens, at, loss)
     model: dict[str, Any] = _start(run.messages).get("model") or {}
     active = active_parameters(model, config, run.parameters)
+    moved = Transfer.model_validate(transfer) if transfer else None
     result = Standing(
         state=state,
         tokens=tokens,
@@ -84,6 +94,8 @@ def standing(run: RunDetail, plan: dict[str, Any], state: str, final: Final | No
         samples=_samples(run.messages),
         parameters=None if run.parameters is None else _parameters(model, active, run.parameters, config),
         success=success.NO_CRITERIA,
+        transfer=moved,
+        foretold_loss=foretold_loss(moved, run.points),
     )
     criteria = plan.get("success")
     if not criteria:

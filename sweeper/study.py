@@ -39,6 +39,9 @@ Profile = Literal["gpu", "cpu"]
 CURVE_FRACTIONS = (0.1, 0.2, 0.45, 0.8)
 """Shares of the budget that are validated for the curve's sake, beside the rungs."""
 
+SLOPE_SHARES = (0.5, 0.75)
+"""Shares of each rung that are validated too where ends are foretold: a slope needs three points."""
+
 COMPATIBLE = {
     "name",
     "description",
@@ -102,7 +105,9 @@ class StudySpec(study_file.Common):
             nested.setdefault("data", {}).setdefault("micro_batch_tokens", math.gcd(*map(int, batches.samples())))
         nested["budget"] = {self.budget.unit: getattr(self.budget, self.budget.unit)}
         nested["ladder"] = {"budgets": self.budget.ladder}
-        nested.setdefault("eval", {})["fractions"] = sorted({*self.budget.rungs, *CURVE_FRACTIONS})
+        shares = SLOPE_SHARES if self.pruned_on == "forecast" else ()
+        foretold = {round(rung * share, 6) for rung in self.budget.rungs for share in shares}
+        nested.setdefault("eval", {})["fractions"] = sorted({*self.budget.rungs, *CURVE_FRACTIONS, *foretold})
         return TrainConfig.from_dict(nested)
 
     def _unjudgeable(self, params: Mapping[str, Value]) -> str:
@@ -118,6 +123,8 @@ class StudySpec(study_file.Common):
         plain = self.model_dump(mode="json", exclude=COMPATIBLE | ({"trainer"} if self.trainer is None else set()))
         if not self.budget.ladder:  # as in studies that were stored before there were ladders
             del plain["budget"]["ladder"]
+        if self.pruned_on == "cooled":  # rung values of another kind; raw ones are kept whatever is foretold from them
+            plain["pruner"] = {"on": "cooled"}
         # An axis is compared as a whole, in one line.
         axes = {f'space."{path}"': json.dumps(axis, sort_keys=True) for path, axis in plain.pop("space").items()}
         return {path: _plain_number(value) for path, value in leaves(plain)} | axes

@@ -121,6 +121,31 @@ def check_points(
             raise ValueError(f"points[{place}]: {error}") from error
 
 
+def check_pruned_on(on: str | None, rungs: Sequence[float], ladder: Sequence[float], space: Space) -> None:
+    """What trials are pruned on is there in every trial, and means the same in each.
+
+    Args:
+        ladder: its budgets as shares of the whole.
+    """
+    percents = [round(100 * share) for share in ladder]  # what Optuna files them under
+    if on == "cooled" and not ladder:
+        raise ValueError(
+            'pruner.on is "cooled", and there are no cooled outcomes without a budget.ladder: name smaller budgets, as '
+            'ladder = [60, 180] (a [cpu] table with a length has a ladder of its own), or prune on "raw"'
+        )
+    if on == "cooled" and (percents[0] < 1 or percents[-1] > 99 or len({*percents}) < len(percents)):
+        told = ", ".join(f"{percent} %" for percent in percents)
+        raise ValueError(f'pruner.on is "cooled": the ladder\'s budgets are rungs, at least 1 % apart; got {told}')
+    if on in ("raw", "forecast") and not rungs:
+        raise ValueError('budget.rungs is empty: pruning needs a rung, or pruner = { type = "none" }')
+    moved = [path for axis in space.items() for path in (axis[0], *axis[1].tie) if path.startswith("schedule.")]
+    if on == "forecast" and moved:
+        raise ValueError(
+            f'pruner.on is "forecast", and {moved[0]} differs between trials: finished ones foretell only '
+            'those with the same schedule; take it out of [space], or prune on "raw"'
+        )
+
+
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """A pydantic error as lines of `path: what is wrong, got value`, with near misses of unknown keys."""
     known = sorted(_field_names(model))

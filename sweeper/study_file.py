@@ -5,11 +5,9 @@ from __future__ import annotations
 import itertools
 import re
 import typing
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     StrictBool,
     StrictFloat,
@@ -24,14 +22,11 @@ from sweeper.plan_file import Plan, token_count
 from sweeper.protocol import DataSpec
 from sweeper.scores import Judge
 from sweeper.space import Axis
-from sweeper.study_checks import OWNED
+from sweeper.study_checks import OWNED, check_pruned_on
+from sweeper.study_search import HalvingPruner, NoPruner, PrunedOn, Pruner, Sampler, Strict, TPESampler
 from trainer.config import config_paths
 
 BUDGET_UNITS = ("seconds", "tokens", "steps")
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class BudgetTable(Strict):
@@ -87,52 +82,10 @@ class Budget(BudgetTable):
         """`seconds`, `tokens` or `steps`."""
         return next(unit for unit in BUDGET_UNITS if getattr(self, unit) is not None)
 
-
-class TPESampler(Strict):
-    """Optuna's tree-structured Parzen estimator."""
-
-    type: Literal["tpe"]
-    startup_trials: StrictInt = Field(default=10, ge=0, description="Random trials before the model speaks.")
-    seed: StrictInt | None = Field(default=None, ge=0, description="Left out: drawn anew.")
-
-
-class RandomSampler(Strict):
-    """Independent draws."""
-
-    type: Literal["random"]
-    seed: StrictInt | None = Field(default=None, ge=0, description="Left out: drawn anew.")
-
-
-class HalvingPruner(Strict):
-    """Asynchronous successive halving: only the best 1 / factor of those that reached a rung go on."""
-
-    type: Literal["halving"]
-    factor: StrictInt = Field(default=3, ge=2)
-
-
-class MedianPruner(Strict):
-    """Optuna's: stops a trial whose best value so far is behind the median of completed trials."""
-
-    type: Literal["median"]
-    startup_trials: StrictInt = Field(default=5, ge=1, description="Complete trials before it acts.")
-
-
-class PercentilePruner(Strict):
-    """Optuna's: as median, with another share."""
-
-    type: Literal["percentile"]
-    percentile: StrictFloat = Field(gt=0, lt=100, description="Share of trials that go on, in percent.")
-    startup_trials: StrictInt = Field(default=5, ge=1, description="Complete trials before it acts.")
-
-
-class NoPruner(Strict):
-    """Every trial runs to its end, unless it diverges."""
-
-    type: Literal["none"]
-
-
-Sampler = Annotated[TPESampler | RandomSampler, Field(discriminator="type")]
-Pruner = Annotated[HalvingPruner | MedianPruner | PercentilePruner | NoPruner, Field(discriminator="type")]
+    @property
+    def ladder_shares(self) -> tuple[float, ...]:
+        """The ladder's budgets as shares of the whole."""
+        return tuple(rung / getattr(self, self.unit) for rung in self.ladder)
 
 
 class Promote(Strict):
@@ -183,7 +136,7 @@ class Common(Strict):
         default="final",
         description="The score that ranks trials: `final` the plain one of the outcome, `streamed` that of the curve's "
         "end, `sliding` with overlapping windows, `quantised` after the round trip through the artifact, or both. "
-        "Pruning always uses the streamed one.",
+        "Pruning uses the streamed one, unless `pruner.on` says otherwise.",
     )
     constraints: Constraints = Constraints()
     points: tuple[Point, ...] = Field(
@@ -215,9 +168,18 @@ class Common(Strict):
 
     @model_validator(mode="after")
     def _check_pruner(self) -> Common:
-        if not self.budget.rungs and self.pruner.type != "none":
-            raise ValueError('budget.rungs is empty: pruning needs a rung, or pruner = { type = "none" }')
+        check_pruned_on(self.pruned_on, self.budget.rungs, self.budget.ladder_shares, self.space)
         return self
+
+    @property
+    def pruned_on(self) -> PrunedOn | None:
+        """What the pruner ranks; None where nothing is pruned."""
+        return None if isinstance(self.pruner, NoPruner) else self.pruner.on
+
+    @property
+    def reported_rungs(self) -> tuple[float, ...]:
+        """Shares of the budget at which trials report a value to Optuna, and are judged."""
+        return self.budget.ladder_shares if self.pruned_on == "cooled" else self.budget.rungs
 
     @model_validator(mode="after")
     def _check_ladder(self) -> Common:
@@ -237,17 +199,17 @@ class CpuTable(Strict):
 
     description: StrictStr | None = None
     trials: StrictInt | None = None
-    space: dict[str, Axis] = {}
+    space: dict[str, Axis] = Field(default={})
     budget: BudgetTable = BudgetTable()
     judge: Judge | None = None
     constraints: Constraints = Constraints()
     points: tuple[Point, ...] = ()
-    sampler: dict[str, Any] = {}
-    pruner: dict[str, Any] = {}
-    base: dict[str, Any] = {}
-    data: dict[str, Any] = {}
-    trainer: dict[str, Any] = {}
-    promote: dict[str, Any] = {}
+    sampler: dict[str, Any] = Field(default={})
+    pruner: dict[str, Any] = Field(default={})
+    base: dict[str, Any] = Field(default={})
+    data: dict[str, Any] = Field(default={})
+    trainer: dict[str, Any] = Field(default={})
+    promote: dict[str, Any] = Field(default={})
     retries: StrictInt | None = None
     hang_seconds: StrictFloat | None = None
 

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Row, func, inspect, select, text
 
 from sweeper.records import Axis, Best, Counts, Promotion, RunningRun, StudySummary
 from sweeper.tables import PromotionRow, RunRow
+from sweeper.transferred import Transfer
 
 PRUNED_STATES = ("pruned", "diverged", "stopped")
 
@@ -161,6 +162,7 @@ def promotions(connection: Connection, study_id: int) -> tuple[Promotion, ...]:
 
 
 def _promotion(row: Row[Any], run: Row[Any] | None) -> Promotion:
+    taken = None if row.transfer is None else Transfer.model_validate(row.transfer).taken
     return Promotion(
         number=row.number,
         trial=row.trial_number,
@@ -176,4 +178,6 @@ def _promotion(row: Row[Any], run: Row[Any] | None) -> Promotion:
         reason="" if run is None else run.reason,
         created_at=row.created_at,
         ended_at=row.ended_at,
+        by=row.candidate,
+        foretold=taken.predicted if taken else None,
     )

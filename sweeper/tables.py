@@ -44,7 +44,11 @@ class PromotionRow(Base):
     trial_number: Mapped[int | None]
     """None for a plan's own values."""
     plan: Mapped[dict[str, Any]]
-    """A PromotionPlan."""
+    """A PromotionPlan, without its transfer."""
+    candidate: Mapped[str] = mapped_column(String(16), default="copied")
+    """Whose values it runs: `copied`, `prior`, `fitted`, or `own` for those of the plan file."""
+    transfer: Mapped[dict[str, Any] | None]
+    """A Transfer: laws, start, predicted score; None where no law could have moved the values."""
     state: Mapped[str] = mapped_column(String(16), default="waiting")
     """`waiting`, `running`, `complete`, `diverged`, `stopped`, `failed`."""
     created_at: Mapped[float]
@@ -82,6 +86,7 @@ class RunRow(Base):
     device_name: Mapped[str] = mapped_column(default="")
     versions: Mapped[dict[str, Any]] = mapped_column(default=dict)
     git_commit: Mapped[str] = mapped_column(String(64), default="")
+    """Of the training code, as Start has it."""
     parameters: Mapped[int | None] = mapped_column(BigInteger)
     resumed_step: Mapped[int] = mapped_column(default=0)
     step: Mapped[int] = mapped_column(default=0)

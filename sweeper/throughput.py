@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from sweeper.shape import Shape, shape_of
 from sweeper.storage import insert_or_update
-from sweeper.tables import MessageRow, PointRow, RunRow, ThroughputRow
+from sweeper.tables import MessageRow, OutcomeRow, PointRow, RunRow, ThroughputRow
 from trainer.config import ConfigError
 
 Source = Literal["bench", "trial", "promotion"]
@@ -104,3 +104,35 @@ def known(session: Session, device_name: str, devices: int = 1) -> dict[Shape, T
         shape = Shape(**{field.name: getattr(row, field.name) for field in fields(Shape)})
         found[shape] = Throughput(shape=shape, **{name: getattr(row, name) for name in own})
     return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """Speed of a full run, as far as anything is known."""
+
+    tokens_per_second: float
+    note: str
+    """In words, whose speed that is."""
+
+
+def of_full_run(
+    session: Session, study: str, run: RunRow, outcome: OutcomeRow, config: Mapping[str, Any], device_name: str
+) -> Expected:
+    """What is known of the config's shape on the device; else the speed of the trial itself.
+
+    Args:
+        run, outcome: of the trial.
+        device_name: that is to run it; empty takes the trial's own.
+    """
+    rest = "validation, compilation and checkpoints come on top."
+    measured = known(session, device_name or run.device_name).get(shape_of(config))
+    if measured is not None:
+        by = "`sweeper bench`" if measured.source == "bench" else f"the last {measured.source} of this shape"
+        note = f"The time is that of the speed that {by} had on {measured.device_name}; {rest}"
+        return Expected(tokens_per_second=measured.tokens_per_second, note=note)
+    note = f"The time is that of the trial's measured speed on {run.device_name or run.device or 'its device'}; {rest}"
+    if device_name not in ("", run.device_name):
+        note += f" Nothing is known of this shape on {device_name}: `sweeper bench --study {study}` measures it."
+    elif shape_of(config) != shape_of(run.config):
+        note += f" Its batch is another than the trial's: `sweeper bench --study {study}` measures such shapes."
+    return Expected(tokens_per_second=outcome.tokens / outcome.seconds, note=note)

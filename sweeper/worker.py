@@ -193,8 +193,8 @@ class Worker:
             folder = self._home / "runs" / grant.checkpoint
             config["checkpoint"] = {**config.get("checkpoint", {}), "path": str(folder)}
         runtime = config.get("runtime", {})
-        if self._device == "cpu" and runtime.get("device", "auto") == "auto":
-            config["runtime"] = {**runtime, "device": "cpu"}
+        if self._device in ("cpu", "mps") and runtime.get("device", "auto") == "auto":
+            config["runtime"] = {**runtime, "device": self._device}
         return config
 
     def _find_data(self, grant: Grant) -> dict[str, Any]:

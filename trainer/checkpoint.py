@@ -228,11 +228,38 @@ def _differences(part: str, saved: dict[str, Any], wanted: dict[str, Any]) -> li
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """The state of torch's generators."""
+    """The state of torch's generators, of this rank; its tensors are on the CPU."""
     state: dict[str, Any] = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
     return state
+
+
+def part_ways(rank: int, device: torch.device) -> None:
+    """Give this rank draws of its own from here on, where all have the same until now: each drops out other channels.
+
+    What a rank draws follows from what they had in common and from its number.  Rank 0 goes on as it was, so that a run
+    on one device is what it would be without this.
+    """
+    if rank:
+        common = b"".join(bytes(part.tolist()) for part in random_state(device).values())
+        digest = hashlib.sha256(common + rank.to_bytes(4, "big")).digest()
+        torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def random_states(by_rank: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a checkpoint holds of all ranks: the first one's, and beside it the others'."""
+    return {**by_rank[0], "others": by_rank[1:]}
+
+
+def restore_rank(saved: dict[str, Any], rank: int, device: torch.device) -> None:
+    """Go on with what `random_states` gave; a rank that the saved run had not parts from its first one."""
+    others = saved.get("others", [])  # earlier versions had none, and every rank drew the same
+    if rank <= len(others):
+        restore_random_state(others[rank - 1] if rank else saved, device)
+        return
+    restore_random_state(saved, device)
+    part_ways(rank, device)
 
 
 def restore_random_state(state: dict[str, Any], device: torch.device) -> None:

@@ -56,7 +56,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def compiled() -> dict[str, int]:
+def compiled() -> dict[str, Any]:
     """Graphs that this process has compiled so far, and breaks in them: `compiled_graphs` and `graph_breaks`."""
     dynamo = sys.modules.get("torch._dynamo.utils")  # not imported for this: it takes two seconds
     counters: Any = dynamo.counters if dynamo else defaultdict(Counter)
@@ -64,6 +64,16 @@ def compiled() -> dict[str, int]:
         "compiled_graphs": counters["stats"]["unique_graphs"],
         "graph_breaks": sum(counters["graph_break"].values()),
     }
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Compiled modules run as they were written, for the block: of shapes that would cost more to compile than to run."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and to import it takes two seconds
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 @contextmanager

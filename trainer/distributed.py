@@ -48,6 +48,10 @@ class Group:
         """Each (…) as (size, …) with those of all ranks, in one exchange; one dtype, the same shapes everywhere."""
         return [tensor[None] for tensor in tensors]
 
+    def everyone(self, value: T) -> list[T]:
+        """Each rank's value, on every rank, by rank; over the hosts, so tensors among them must be of the CPU."""
+        return [value]
+
     def together(self, action: Callable[[], T], failures: tuple[type[Exception], ...]) -> T:
         """What `action` returns; if one of `failures` is raised on any rank, it is raised on all of them."""
         return action()
@@ -99,15 +103,18 @@ class Ranks(Group):
         dist.all_gather(list(gathered), flat)
         return _like(tensors, gathered, (self.size,))
 
+    def everyone(self, value: T) -> list[T]:
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
     def together(self, action: Callable[[], T], failures: tuple[type[Exception], ...]) -> T:
         result, error = None, None
         try:
             result = action()
         except failures as raised:
             error = raised
-        errors: list[Any] = [None] * self.size
-        dist.all_gather_object(errors, error)
-        for found in errors:
+        for found in self.everyone(error):
             if found is not None:
                 raise found
         return result  # type: ignore[return-value]  # no error, so `action` has returned it

@@ -42,6 +42,9 @@ class Start:
     """Devices that share the run, a process each; device_name is the first one's."""
     model: dict[str, Any] = field(default_factory=dict)
     """What the parameters are, by name, where a family has more to say than their count."""
+    git_commit: str = ""
+    """Of the training code, `-dirty` behind it where it was changed since; empty where nobody knows.  The worker that
+    started the trainer fills it in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trainer.device import uncompiled
 from trainer.evaluate import evaluating
 from trainer.models.base import LanguageModel
 from trainer.values import require
@@ -36,7 +37,7 @@ def stream(
 ) -> Iterator[int]:
     """The tokens that follow `prompt`, for as long as they are asked for.
 
-    The model sees the last `seq_len` tokens, in one shape, so that nothing is compiled on the way.
+    The model sees the last `seq_len` tokens.
 
     Args:
         prompt: token ids, at least one.
@@ -51,8 +52,9 @@ def stream(
     while True:
         window = ids[-seq_len:]
         padded = torch.tensor([window + [window[-1]] * (seq_len - len(window))], device=device)
-        with evaluating(model):
-            logits_V = model.next_logits(padded, len(window) - 1)[0].detach().float().cpu()
+        # Uncompiled: one sequence is a shape of its own, and what compiling it takes is longer than most continuations.
+        with evaluating(model), uncompiled():
+            logits_V = model.next_logits(padded, len(window) - 1)[0].detach().float()
         ids.append(draw(logits_V, sampling, generator))
         yield ids[-1]
 
@@ -69,24 +71,24 @@ def generate(tokens: Iterable[int], most: int, stops: Sequence[Sequence[int]] = 
 
 
 def draw(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """One token id; `logits_V` is on the host."""
+    """One token id."""
     if sampling.temperature == 0:
         return int(logits_V.argmax())
-    return int(torch.multinomial(probabilities(logits_V, sampling), 1, generator=generator))
+    shares_K, words_K = candidates(logits_V, sampling)
+    return int(words_K[torch.multinomial(shares_K, 1, generator=generator)])
 
 
-def probabilities(logits_V: Tensor, sampling: Sampling) -> Tensor:
-    """(V,) what `draw` draws from; 0 for what top_k and top_p leave out."""
-    scaled = logits_V / sampling.temperature
-    if sampling.top_k:
-        kept = scaled.topk(min(sampling.top_k, len(scaled)))
-        scaled = torch.full_like(scaled, float("-inf")).index_copy(0, kept.indices, kept.values)
+def candidates(logits_V: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """(K,) shares, the largest first, some of them 0, and (K,) ids of what `draw` draws from; both on the host.
+
+    Chosen where the logits are: of a vocabulary only the few that are left go to the host.
+    """
+    count = min(sampling.top_k or len(logits_V), len(logits_V))
+    scaled, words = (logits_V / sampling.temperature).topk(count)
     shares = scaled.softmax(0)
     if sampling.top_p < 1:
-        ordered, order = shares.sort(descending=True)
-        beyond = ordered.cumsum(0) - ordered >= sampling.top_p
-        shares = shares.index_fill(0, order[beyond], 0.0)
-    return shares / shares.sum()
+        shares = shares.masked_fill(shares.cumsum(0) - shares >= sampling.top_p, 0.0)
+    return (shares / shares.sum()).cpu(), words.cpu()
 
 
 class Samples:

@@ -77,6 +77,7 @@ class Run:
         torch.manual_seed(self.config.seeds.init)
         with self.device:  # drawn there: the host would take 0.3 s for 24 M weights
             model = build(self.config, device.compute_dtype(self.device))
+        checkpoint.part_ways(self.group.rank, self.device)
         if wanted == "on" or (wanted == "auto" and self.device.type == "cuda"):
             model.compile_blocks()
         return model
@@ -250,13 +251,14 @@ class Run:
         if not self.config.checkpoint.path:
             return
         self.readout.read(self.clock, keep=0)
+        random = self.group.everyone(checkpoint.random_state(self.device))
         if self.group.rank == 0:
-            wanted, state = self.config.checkpoint, self._state()
+            wanted, state = self.config.checkpoint, self._state() | {"random": checkpoint.random_states(random)}
             checkpoint.save(wanted, state, step=self.clock.step, phase=ended, val_bpb=self.validation.latest)
         self._saved_at = self.clock.seconds
 
     def _state(self) -> dict[str, Any]:
-        """For a checkpoint: the same on every rank, so that any number of devices can go on from it."""
+        """For a checkpoint, beside the random states: the same on every rank, so that any number can go on from it."""
         return {
             "config": self.config.to_dict(),
             "model": self.model.state_dict(),
@@ -265,7 +267,6 @@ class Run:
             "ladder": self.ladder.state(),
             "phases": self.phases.state(),
             "clock": self.clock.state(),
-            "random": checkpoint.random_state(self.device),
             "divergence": self.readout.divergence.state(),
             "validation": self.validation.state(),
         }
@@ -293,7 +294,7 @@ class Run:
         self._take_up_phase()
         self.clock.restore(state["clock"])
         self.readout.divergence.restore(state["divergence"])
-        checkpoint.restore_random_state(state["random"], self.device)
+        checkpoint.restore_rank(state["random"], self.group.rank, self.device)
         self._saved_at = self.clock.seconds
         self.readout.curve.begin(self.clock)
         return self.clock.step

@@ -95,10 +95,10 @@ class Validation:
                 eval_seconds=time.perf_counter() - began,
             )
         )
-        for prompt, continuation in self._samples.of(model, clock.step):
-            self._emit(events.Sample(**place, prompt_ids=prompt, ids=continuation))
         if findings := model.findings():
             self._emit(events.Notice(message=f"at {fraction:.0%} of the budget: {findings}"))
+        for prompt, continuation in self._samples.of(model, clock.step):
+            self._emit(events.Sample(**place, prompt_ids=prompt, ids=continuation))
         return score
 
     def on_own_text(self, model: LanguageModel, phase: str, corpus: Corpus) -> None:

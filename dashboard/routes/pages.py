@@ -47,11 +47,11 @@ def index(results: ResultsDep) -> HTMLResponse:
 
 
 @router.get("/studies/{name}")
-async def study(name: str, feed: FeedDep) -> HTMLResponse:
+async def study(name: str, feed: FeedDep, results: ResultsDep) -> HTMLResponse:
     """One study."""
     state = await feed.state()
-    names = short_names(state.summary.axes)
-    return page("study.html", study=state.summary, fragments=state.fragments, names=names)
+    names, notes = short_names(state.summary.axes), results.notes(name)
+    return page("study.html", study=state.summary, fragments=state.fragments, names=names, notes=notes)
 
 
 @router.get("/studies/{name}/table")
@@ -111,7 +111,7 @@ def _neighbours(numbers: list[int], number: int) -> tuple[int | None, int | None
 
 @router.get("/assets/plotly-{version}.min.js")
 def plotly(version: str, request: Request) -> Response:
-    """plotly.min.js of the installed package; the version in its address is its hash."""
+    """Plotly's script; the version in its address is its hash."""
     if version != assets.plotly_script()[1]:
         raise HTTPException(404, f"plotly.min.js has version {assets.plotly_script()[1]} here, not {version}")
     return assets.plotly_response(request.headers)

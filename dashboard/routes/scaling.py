@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
+from starlette.background import BackgroundTask
 
+from dashboard import figures_scaling_batch as batch
+from dashboard import figures_scaling_budgets as budgets
+from dashboard import figures_scaling_curves as curves
+from dashboard import figures_scaling_decay as decay
+from dashboard import figures_scaling_gpus as gpus
+from dashboard import figures_scaling_rate_law as rate_law
 from dashboard import figures_scaling_rates as rates
 from dashboard import figures_scaling_sizes as sizes
 from dashboard import figures_scaling_speed as speed
+from dashboard import figures_scaling_surface as surface
 from dashboard import figures_scaling_trust as trust
 from dashboard.figures_scaling import Card, to_csv
 from dashboard.routes.pages import page
-from dashboard.theme import THEMES, Theme, ThemeName
+from dashboard.routes.scaling_cards import Cards
+from dashboard.theme import Theme, ThemeName
 from sweeper import observations_laws
 from sweeper.api_results import ResultsDep
-from sweeper.observations import (
+from sweeper.observations_fits import Fits
+from sweeper.observations_read import FitsStore
+from sweeper.observations_switches import (
     LOSS_WORDS,
     PARAMS_WORDS,
     RATE_WORDS,
@@ -27,26 +37,31 @@ from sweeper.observations import (
     RateConvention,
     Switches,
 )
-from sweeper.observations_fits import Fits
-from sweeper.observations_read import FitsStore
 from sweeper.results import UnknownError
 
 router = APIRouter(include_in_schema=False)
 
 PLOTS: dict[str, tuple[str, Callable[[Fits, Theme], Card]]] = {
     "bowls": ("Score over learning rate", rates.bowls),
-    "rate": ("Best learning rate over tokens, batch and parameters", rates.rate_law),
-    "tau": ("Weight decay as a timescale", rates.tau),
-    "batch": ("Batch at equal tokens and at equal seconds", sizes.batch),
+    "rate": ("Best learning rate over tokens, batch and parameters", rate_law.rate_law),
+    "surface": ("Learning rate with decay, and with batch", surface.surface),
+    "tau": ("Weight decay as a timescale", decay.tau),
+    "tau_law": ("Best timescale over tokens per parameter", decay.tau_law),
+    "batch": ("Batch at equal tokens and at equal seconds", batch.batch),
     "loss": ("Score over tokens, and ahead", sizes.loss),
-    "budgets": ("Model size at equal budgets", sizes.budgets),
-    "throughput": ("Seconds a step by device, depth and batch", speed.throughput),
-    "noise": ("Noise of repeats", trust.noise),
+    "budgets": ("Model size at equal budgets", budgets.budgets),
+    "frontier": ("Best model size over budget", budgets.frontier),
+    "curves": ("Learning curves and their forecast", curves.curves),
     "rungs": ("How early the order shows", trust.rungs),
-    "residuals": ("What the laws leave over", trust.residuals),
     "audit": ("What pruning costs", trust.audit),
+    "speeds": ("The same seconds on another device", gpus.speeds),
+    "throughput": ("Seconds a step by device, depth and batch", speed.throughput),
+    "sensitivity": ("Sensitivity to the learning rate", rates.sensitivity),
+    "noise": ("Noise of repeats", trust.noise),
+    "residuals": ("What the laws leave over", trust.residuals),
     "calibration": ("Full runs against their forecasts", trust.calibration),
 }
+"""In the order of the page: what to set first, what it rests on last."""
 
 
 def shared_fits(request: Request, results: ResultsDep) -> FitsStore:
@@ -58,6 +73,18 @@ def shared_fits(request: Request, results: ResultsDep) -> FitsStore:
     return store
 
 
+StoreDep = Annotated[FitsStore, Depends(shared_fits)]
+
+
+def shared_cards(request: Request, store: StoreDep) -> Cards:
+    """The app's one store of drawn cards."""
+    state = request.app.state
+    if not hasattr(state, "cards"):
+        state.cards = Cards(store, {key: draw for key, (_, draw) in PLOTS.items()})
+    cards: Cards = state.cards
+    return cards
+
+
 def switches(
     params: ParamsCount = "non_embedding", rate: RateConvention = "as_given", loss: LossSource = "judged"
 ) -> Switches:
@@ -65,13 +92,13 @@ def switches(
     return Switches(params=params, rate=rate, loss=loss)
 
 
-StoreDep = Annotated[FitsStore, Depends(shared_fits)]
+CardsDep = Annotated[Cards, Depends(shared_cards)]
 SwitchesDep = Annotated[Switches, Depends(switches)]
 
 
 @router.get("/studies/{name}/scaling")
-def scaling(name: str, results: ResultsDep, chosen: SwitchesDep) -> HTMLResponse:
-    """The page; figures and laws are fetched by it."""
+def scaling(name: str, results: ResultsDep, cards: CardsDep, chosen: SwitchesDep) -> HTMLResponse:
+    """The page; figures and laws are fetched by it, and drawn from now on."""
     try:
         study = results.study(name)
     except UnknownError as error:
@@ -82,37 +109,25 @@ def scaling(name: str, results: ResultsDep, chosen: SwitchesDep) -> HTMLResponse
         ("loss", "Score", LOSS_WORDS, chosen.loss),
     )
     titles = {key: title for key, (title, _) in PLOTS.items()}
-    return page("scaling.html", study=study, plots=titles, choices=choices)
+    shown = page("scaling.html", study=study, plots=titles, choices=choices)
+    shown.background = BackgroundTask(cards.prepare, name, chosen)
+    return shown
 
 
 @router.get("/studies/{name}/scaling/figures/{key}")
 def scaling_figure(
-    name: str, key: str, request: Request, store: StoreDep, chosen: SwitchesDep, theme: ThemeName = "light"
+    name: str, key: str, request: Request, cards: CardsDep, chosen: SwitchesDep, theme: ThemeName = "light"
 ) -> Response:
     """One figure and what must be known to read it; 304 while no further run has ended."""
-    draw = _plot(key)
+    _check(key)
     try:
-        tag = f'"{abs(hash((store.mark(name), chosen, theme))):x}"'
+        tag = cards.tag(name, chosen, theme)
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers={"ETag": tag})
-        fits = store.fits(name, chosen)
+        body = cards.body(name, key, chosen, theme)
     except UnknownError as error:
         raise HTTPException(404, str(error)) from error
-    with fits.lock:
-        card = draw(fits, THEMES[theme])
-    body: dict[str, Any] = {
-        "figures": {} if card.figure is None else {key: card.figure},
-        "note": card.empty.replace("--study S", f"--study {name}"),
-        "card": {
-            "says": card.says,
-            "used": card.used,
-            "excluded": [f"{count:,} {reason}" for reason, count in card.excluded],
-            "missing": card.missing,
-            "method": card.method,
-        },
-    }
-    text = json.dumps(body, separators=(",", ":"), allow_nan=False)
-    return Response(text, media_type="application/json", headers={"ETag": tag, "Cache-Control": "no-cache"})
+    return Response(body, media_type="application/json", headers={"ETag": tag, "Cache-Control": "no-cache"})
 
 
 @router.get("/studies/{name}/scaling/laws")
@@ -127,22 +142,19 @@ def laws(name: str, store: StoreDep, chosen: SwitchesDep) -> HTMLResponse:
 
 
 @router.get("/studies/{name}/scaling/{key}.csv")
-def scaling_csv(name: str, key: str, store: StoreDep, chosen: SwitchesDep) -> Response:
+def scaling_csv(name: str, key: str, cards: CardsDep, chosen: SwitchesDep) -> Response:
     """What a figure draws, one line a point."""
-    draw = _plot(key)
+    _check(key)
     try:
-        fits = store.fits(name, chosen)
+        card = cards.card(name, key, chosen, "light")
     except UnknownError as error:
         raise HTTPException(404, str(error)) from error
-    with fits.lock:
-        card = draw(fits, THEMES["light"])
     if card.figure is None:
         raise HTTPException(404, f"nothing is drawn: {card.empty}")
     shown = {"Content-Disposition": f'attachment; filename="{key}.csv"'}
     return Response(to_csv(card.figure), media_type="text/csv", headers=shown)
 
 
-def _plot(key: str) -> Callable[[Fits, Theme], Card]:
+def _check(key: str) -> None:
     if key not in PLOTS:
         raise HTTPException(404, f"there is no figure {key}; known: {', '.join(PLOTS)}")
-    return PLOTS[key][1]

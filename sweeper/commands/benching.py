@@ -39,7 +39,7 @@ def bench(order: Order, settings: Settings, console: Console) -> int:
         SweeperError: a wrong study file or device, data that cannot be had, or no trainer.
     """
     device = devices.resolve(order.device)
-    on_cpu = device == "cpu"
+    on_cpu = not device.startswith("cuda")  # a Mac's GPU is nearer to a CPU than to what the gpu profile is for
     spec = study.load(order.study, order.profile or ("cpu" if on_cpu else "gpu"))
     seconds = order.seconds or (CPU_SECONDS if on_cpu else GPU_SECONDS)
     planned = benching.plan(spec, seconds, settings.home, device)

@@ -14,14 +14,17 @@ from rich.console import Console
 from sweeper import display, observations_laws
 from sweeper.commands.reading import database
 from sweeper.errors import SweeperError
-from sweeper.observations import LOSS_WORDS, PARAMS_WORDS, RATE_WORDS, Switches
+from sweeper.observations_backtest import backtest
 from sweeper.observations_fits import Fits
 from sweeper.observations_laws import LawLine
 from sweeper.observations_plan import TransferPlan
 from sweeper.observations_plan import plan as make_plan
 from sweeper.observations_read import FitsStore
+from sweeper.observations_switches import LOSS_WORDS, PARAMS_WORDS, RATE_WORDS, Switches
+from sweeper.observations_trust import calibrations
 from sweeper.plan_file import token_count
 from sweeper.results import Results
+from sweeper.scaling.grouping import HORIZON_TOLERANCE
 from sweeper.scaling.records import Estimate
 from sweeper.scaling.step_time import StepTime, fit_step_time
 from sweeper.scaling.transfer import Candidate
@@ -37,6 +40,36 @@ class Order:
     hours: float | None
     gpu: str | None
     as_json: bool
+    trial: int | None = None
+    """Whose values the copy has; None takes the best one's, as `promote` does."""
+
+
+def check(settings: Settings, study: str, switches: Switches, console: Console) -> None:
+    """Print what the laws of a study's smaller budgets would have been worth at its longest.
+
+    Raises:
+        SweeperError: no database, or no such study.
+    """
+    with database(settings) as engine:
+        found = backtest(FitsStore(engine, Results(engine)).fits(study, switches))
+    if isinstance(found, str):
+        display.say(console, f"{study}: its laws cannot be held against a longer budget: {found}")
+        return
+    smaller = ", ".join(f"{budget:,.10g}" for budget in found.used)
+    display.say(
+        console,
+        f"{study}: from budgets of {smaller} to {found.held_back:,.0f} {found.unit}, from {found.started_from}",
+    )
+    lines = [("", "rate", "decay", "batch", "best rate, 95 %", "loss over the best there, 95 %")]
+    for one in found.worths:
+        values, rate = one.values, one.best_rate
+        worth = one.reason
+        if one.regret is not None:
+            worth = f"{one.regret.value:.2%} ({one.regret.low:.2%} to {one.regret.high:.2%})"
+        told = f"{rate.value:.4g} ({rate.low:.4g} to {rate.high:.4g})"
+        decay = f"{values.weight_decay:.4g}"
+        lines.append((one.name, f"{values.learning_rate:.4g}", decay, f"{values.batch_tokens:,.0f}", told, worth))
+    display.say(console, _aligned(lines))
 
 
 def fit(settings: Settings, study: str, switches: Switches, console: Console, *, as_json: bool) -> None:
@@ -55,6 +88,12 @@ def fit(settings: Settings, study: str, switches: Switches, console: Console, *,
     display.say(
         console, f"{study}: {len(runs):,} scores of {len(set(runs.trial.tolist())):,} trials, {len(fits.groups)} cells"
     )
+    if fits.trials.moved > 1 + HORIZON_TOLERANCE:
+        display.say(
+            console,
+            f"tokens in the same seconds differed by up to {fits.trials.moved - 1:.0%}: scores are read off along each "
+            "run's own ladder at the median",
+        )
     for reason, count in left_out:
         display.say(console, f"left out: {count:,} {reason}")
     display.say(
@@ -97,16 +136,24 @@ def plan(settings: Settings, order: Order, console: Console) -> None:
     if order.gpu is not None and order.hours is None:
         raise SweeperError("--gpu says how fast --hours pass; with --tokens it has no effect")
     with database(settings) as engine:
-        store = FitsStore(engine, Results(engine))
+        results = Results(engine)
+        store = FitsStore(engine, results)
         fits = store.fits(order.study)
+        best = results.study(order.study).best
+        fitted = best is not None and best.number in fits.trials.runs.trial
+        trial = best.number if order.trial is None and best is not None and fitted else order.trial
         device, speed = ("", None) if order.hours is None else _speed(store, fits, order)
         tokens = None if order.tokens is None else _tokens(order.tokens, fits)
         seconds = None if order.hours is None else 3600 * order.hours
-        made = make_plan(fits, tokens=tokens, seconds=seconds, step_time=speed)
+        made = make_plan(fits, tokens=tokens, seconds=seconds, step_time=speed, trial=trial)
+        earlier = list(calibrations(fits))
     if order.as_json:
-        display.say(console, _dump(plan_json(made, order.study, device)))
+        told = plan_json(made, order.study, device) | {"trial": trial, "earlier": [asdict(one) for one in earlier]}
+        display.say(console, _dump(told))
         return
     _show(made, order.study, device, console)
+    for one in earlier:
+        display.say(console, f"earlier: {one.words}")
 
 
 def _tokens(text: str, fits: Fits) -> float:
@@ -203,12 +250,13 @@ def _show(made: TransferPlan, study: str, device: str, console: Console) -> None
 
 def _candidates_table(found: tuple[Candidate, ...]) -> str:
     values = [one.values for one in found]
+    own = values[0]
     losses = [_interval(one.predicted_loss, ".4f") if one.predicted_loss else "no loss law" for one in found]
     return _aligned(
         [
             ("", *(one.name for one in found)),
             ("learning rate (matrix_lr)", *(f"{v.learning_rate:.4g}" for v in values)),
-            ("  × the short run's, for every group", *(f"{v.rate_factor:.3g}" for v in values)),
+            ("  × the trial's, for every group", *(f"{v.learning_rate / own.learning_rate:.3g}" for v in values)),
             ("  best rate there, 95 %", *(_interval(one.best_rate, ".3g") for one in found)),
             ("  shaded, octaves", *(f"{one.shaded_octaves:+.2f}" for one in found)),
             ("  capped by divergence", *("yes" if one.capped else "no" for one in found)),
@@ -217,7 +265,7 @@ def _candidates_table(found: tuple[Candidate, ...]) -> str:
             ("batch, tokens a step", *(f"{v.batch_tokens:,.0f}" for v in values)),
             ("steps", *(f"{v.steps:,.0f}" for v in values)),
             ("tokens", *(f"{v.tokens:,.0f}" for v in values)),
-            ("1 - beta2, × the short run's", *(f"{v.one_minus_beta2_factor:.3g}" for v in values)),
+            ("1 - beta2, × the trial's", *(f"{v.batch_tokens / own.batch_tokens:.3g}" for v in values)),
             ("predicted val_bpb, 95 %", *losses),
         ]
     )

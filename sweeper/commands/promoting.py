@@ -20,6 +20,7 @@ from sweeper.protocol import PromoteRequest, PromotionPlan
 from sweeper.scores import label
 from sweeper.settings import Settings
 from sweeper.study import Profile, StudySpec, load_with_plan
+from sweeper.transferred import By, Interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,8 @@ class Order:
     port: int | None
     device: devices.Wish
     gpus: int = 1
+    by: By | None = None
+    """Whose values; None lets the laws of the study decide."""
     plan: str = ""
     """Of `sweeper run`: the plan file."""
     profile: Profile | None = None
@@ -100,6 +103,7 @@ def _command(order: Order) -> str:
     given = {
         "--trial": order.trial,
         "--tokens": order.tokens,
+        "--by": order.by,
         "--device": None if order.device == "auto" else order.device,
         "--gpus": order.gpus if order.gpus > 1 else None,
         "--profile": order.profile,
@@ -115,11 +119,12 @@ def _agree(order: Order, device_name: str, client: Client, console: Console) -> 
         trial=order.trial,
         tokens=order.tokens,
         device_name=device_name,
+        by=order.by,
         by_hand=order.spec is not None,
         plan_only=True,
     )
     plan = client.promote(order.study, request)
-    unfinished = _unfinished(plan, client.study(order.study))
+    unfinished = _unfinished(plan, order.by, client.study(order.study))
     if unfinished is not None:
         display.say(console, f"resuming {display.promotion_line(unfinished)}")
         return int(unfinished["number"])
@@ -131,16 +136,19 @@ def _agree(order: Order, device_name: str, client: Client, console: Console) -> 
             return None
     # What was shown is what runs, even if a better trial has come in since.
     tokens = None if plan.name else plan.length or str(plan.tokens)
-    exact = request.model_copy(update={"trial": plan.trial, "tokens": tokens, "plan_only": False})
+    laws = {"by": plan.transfer.chosen, "data_hash": plan.transfer.data_hash} if plan.transfer else {}
+    exact = request.model_copy(update={"trial": plan.trial, "tokens": tokens, "plan_only": False, **laws})
     created = client.promote(order.study, exact)
     assert created.number is not None
     return created.number
 
 
-def _unfinished(plan: PromotionPlan, summary: Record) -> Record | None:
-    """An earlier promotion of the same trial and length that can go on."""
+def _unfinished(plan: PromotionPlan, by: By | None, summary: Record) -> Record | None:
+    """An earlier promotion of the same trial and length that can go on; by whichever law, unless one is asked for: what
+    was chosen then is not chosen anew."""
     for promotion in summary["promotions"]:
         same = (promotion["trial"], promotion["planned_tokens"]) == (plan.trial, plan.tokens)
+        same = same and by in (None, promotion["by"])
         if same and promotion["state"] in ACTIVE:
             found: Record = promotion
             return found
@@ -194,6 +202,10 @@ def _conclude(order: Order, promotion: Record, client: Client, console: Console)
         score, tokens = display.score(trial["score"]), display.count(trial["tokens"])
         told += f"; trial {promotion['trial']} had {score} after {tokens}"
     display.say(console, f"{name} is complete: {told}", "green")
+    if promotion["foretold"] is not None:
+        foretold = Interval.model_validate(promotion["foretold"])
+        inside = "inside" if foretold.low <= promotion["val_bpb"] <= foretold.high else "outside"
+        display.say(console, f"foretold was {foretold.words()}: it ended {inside} the 95 %")
     if promotion["infeasible"]:
         display.say(console, f"it breaks a limit of the study: {promotion['infeasible']}", "red")
     return 0

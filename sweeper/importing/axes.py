@@ -1,11 +1,14 @@
 """What varies between imported runs, as the axes of a study; what does not, as its base.
 
-The first import settles the axes.  Later ones may widen a range, but neither add an axis nor a choice, as the
-trials that are there would have no value on it, or another distribution in Optuna.
+The first import settles which paths are axes: later runs cannot add one, as the trials that are there might have no
+value on it.  What an axis holds follows the runs: ranges widen, choices are added, and an axis becomes what it would
+have been had all runs come at once.  Where that is another distribution in Optuna, `recode` rewrites the trials that
+are there; once the study has drawn trials of its own, only ranges widen.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -46,26 +49,29 @@ class Fit:
 
 
 def fit(
-    runs: Sequence[Run], name: str, *, old: StudySpec | None, judge: Judge | None, command_line: str, source: str
-) -> Fit:
-    """The study `name` for these runs: a new one, or the old one with wider ranges.
+    runs: Sequence[Run], name: str, *, old: StudySpec | None, resumed: bool, judge: Judge | None, command_line: str,
+    source: str, hint: str,
+) -> Fit:  # fmt: skip
+    """The study `name` for these runs: a new one, or the old one with wider axes.
 
     Args:
+        resumed: whether it has drawn trials of its own.
         source: where the runs come from, for the description.
+        hint: what to map, should no hyperparameter be known; may be empty.
 
     Raises:
         SweeperError: no run has a hyperparameter, or a study that cannot be.
     """
-    notes: list[str] = []
     if old is not None:
         if judge is not None and judge != old.judge:
             raise SweeperError(f"study {name} is judged by the {old.judge} score: import into another one for {judge}")
         space, base = dict(old.space), dict(leaves(old.base))
         kept, skipped = _agreeing(runs, list(space), base)
-        kept, off = _on_axes(kept, space)
+        kept, off = _on_axes(kept, space, resumed=resumed)
         skipped += off
+        notes = _changes(old, space)
     else:
-        space, base, notes = _derive(runs, name)
+        space, base, notes = _derive(runs, name, hint)
         kept, skipped = _agreeing(runs, list(space), base)
         space = {path: _axis(path, [run.values[path] for run in kept]) for path in space} if kept else space
     judged_by: Judge = old.judge if old else (judge or _judge(kept))
@@ -75,6 +81,9 @@ def fit(
         verify(spec)
     except SweeperError as error:
         notes.append(f"it cannot be resumed as it is: {str(error).splitlines()[0]}")
+    if lost := sum(run.state == "diverged" for run in kept):
+        notes.append(f"{lost:,} diverged, as their loss is no finite number: they count for the ceiling of the "
+                     "learning rate and in no other fit")  # fmt: skip
     return Fit(spec=spec, runs=kept, skipped=[*skipped, *unjudged], notes=notes)
 
 
@@ -83,7 +92,7 @@ def is_axis(path: str) -> bool:
     return path not in OWNED and not path.startswith(("seeds.", "runtime.", "checkpoint."))
 
 
-def _derive(runs: Sequence[Run], name: str) -> tuple[dict[str, Any], dict[str, Value], list[str]]:
+def _derive(runs: Sequence[Run], name: str, hint: str) -> tuple[dict[str, Any], dict[str, Value], list[str]]:
     """Axes to be, by path, values that all share, and what to say of the rest."""
     seen: dict[str, list[Value]] = {}
     for run in runs:
@@ -93,7 +102,7 @@ def _derive(runs: Sequence[Run], name: str) -> tuple[dict[str, Any], dict[str, V
     if not open_to_search:
         raise SweeperError(
             f"study {name} would have no axis: of {len(runs)} runs none has a known hyperparameter; name them with "
-            "--map COLUMN=PATH"
+            f"--map COLUMN=PATH{f', such as {hint}' if hint else ''}"
         )
     rare = [path for path, values in open_to_search.items() if 2 * len(values) < len(runs)]
     common = {path: values for path, values in open_to_search.items() if path not in rare} or open_to_search
@@ -142,36 +151,64 @@ def _agreeing(runs: Sequence[Run], axes: Sequence[str], base: dict[str, Value]) 
     return kept, skipped
 
 
-def _on_axes(runs: Sequence[Run], space: dict[str, Any]) -> tuple[list[Run], list[Skipped]]:
-    """Runs that lie on the axes once ranges are widened for them, which `space` is."""
+def _on_axes(runs: Sequence[Run], space: dict[str, Any], *, resumed: bool) -> tuple[list[Run], list[Skipped]]:
+    """Runs that lie on the axes once these are widened for them, which `space` is."""
     kept, skipped = [], []
     for run in runs:
         try:
-            wider = {path: _widened(path, axis, run.values[path]) for path, axis in space.items()}
+            for path, axis in space.items():
+                _check_place(path, axis, run.values[path], resumed=resumed)
+            kept.append(run)
         except ValueError as error:
-            skipped.append(Skipped(source=run.source, reason="off an axis of the study", detail=str(error)))
-            continue
-        space |= wider
-        kept.append(run)
+            detail = f"{path}: {error}; import into a study of another name"
+            skipped.append(Skipped(source=run.source, reason="off an axis of the study", detail=detail))
+    if kept:
+        for path, axis in space.items():
+            space[path] = _widened(path, axis, [run.values[path] for run in kept])
     return kept, skipped
 
 
-def _widened(path: str, axis: Any, value: Value) -> Any:
+def _check_place(path: str, axis: Any, value: Value, *, resumed: bool) -> None:
+    """
+    Raises:
+        ValueError: the axis cannot be widened to hold the value.
+    """
     if isinstance(axis, ChoiceAxis):
-        try:
+        if resumed:
             axis.accept(value)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}; import into a study of another name") from error
+        elif any(choice == value and isinstance(choice, bool) != isinstance(value, bool) for choice in axis.choice):
+            raise ValueError(f"{value!r} equals one of {', '.join(map(repr, axis.choice))}, and is something else")
+    elif isinstance(value, (bool, str)):
+        raise ValueError(f"expected a number, got {value!r}")
+    elif axis.is_log and value <= 0 and resumed:
+        raise ValueError(f"{value!r} has no place on a log scale, on which the study has drawn trials of its own")
+
+
+def _widened(path: str, axis: Any, values: Sequence[Value]) -> Any:
+    if isinstance(axis, ChoiceAxis):
+        new = [value for value in values if value not in axis.choice]
+        return _axis(path, [*axis.choice, *new]) if new else axis
+    numbers = [axis.low, axis.high, *map(float, values)]
+    low, high = min(numbers), max(numbers)
+    if (low, high) == (axis.low, axis.high):
         return axis
-    number = float(value)
-    if axis.low <= number <= axis.high:
-        return axis
-    if axis.is_log and number <= 0:
-        raise ValueError(f"{path}: {value!r} has no place on a log scale; import into a study of another name")
-    low, high = min(axis.low, number), max(axis.high, number)
     if isinstance(axis, IntAxis):
-        return IntAxis(int=(int(low), int(high)), log=axis.log, tie=axis.tie)
-    return LogAxis(log=(low, high)) if isinstance(axis, LogAxis) else UniformAxis(uniform=(low, high))
+        return IntAxis(int=(int(low), int(high)), log=axis.log and low > 0, tie=axis.tie)
+    if isinstance(axis, LogAxis) and low > 0:
+        return LogAxis(log=(low, high), tie=axis.tie)
+    return UniformAxis(uniform=(low, high), tie=axis.tie)
+
+
+def _changes(old: StudySpec, space: dict[str, Any]) -> list[str]:
+    return [
+        f"{path} was {_plain(axis)}, and is {_plain(space[path])} for all trials of the study"
+        for path, axis in old.space.items()
+        if space[path] != axis
+    ]
+
+
+def _plain(axis: Any) -> str:
+    return json.dumps(axis.model_dump(mode="json", exclude_defaults=True))
 
 
 def _judge(runs: Sequence[Run]) -> Judge:

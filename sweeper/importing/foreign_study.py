@@ -14,8 +14,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from sweeper.errors import SweeperError
-from sweeper.importing.rows import Cells, Table
 from sweeper.importing.runs import Skipped
+from sweeper.importing.tables import Cells, Table
 
 
 def read(url: str, name: str | None) -> Table:
@@ -83,16 +83,26 @@ def _table(source: str, trials: list[FrozenTrial]) -> Table:
     curves: dict[int, list[tuple[int, float]]] = {}
     for trial in trials:
         where = f"{source} trial {trial.number}"
-        if not trial.state.is_finished():
-            said = f"its state is {trial.state.name}"
-            broken.append(Skipped(source=where, reason="it did not finish", detail=said))
+        if not trial.state.is_finished() or (trial.state is TrialState.FAIL and not _has_loss(trial)):
+            broken.append(Skipped(source=where, reason="it did not finish", detail=_unfinished(trial)))
             continue
-        curves[len(rows)] = [
-            (step, value) for step, value in sorted(trial.intermediate_values.items()) if math.isfinite(value)
-        ]
+        curves[len(rows)] = sorted(trial.intermediate_values.items())
         rows.append((where, _cells(trial)))
     columns = list(dict.fromkeys(column for _, cells in rows for column in cells))
     return Table(source=source, columns=columns, rows=rows, broken=broken, curves=curves)
+
+
+def _has_loss(trial: FrozenTrial) -> bool:
+    """Whether a failed trial says by a number that it diverged."""
+    told = (*trial.intermediate_values.values(), *trial.user_attrs.values())
+    return any(isinstance(value, float) and not math.isfinite(value) for value in told)
+
+
+def _unfinished(trial: FrozenTrial) -> str:
+    said = f"its state is {trial.state.name}"
+    if trial.state is TrialState.FAIL:
+        said += "; Optuna says so of an objective that is NaN, too, and keeps nothing to tell them apart"
+    return said
 
 
 def _cells(trial: FrozenTrial) -> dict[str, Any]:

@@ -13,16 +13,19 @@ from typing import Any, Literal
 from optuna.exceptions import OptunaError
 from sqlalchemy.exc import SQLAlchemyError
 
+from sweeper import archive
 from sweeper.errors import SweeperError
-from sweeper.importing import axes, foreign_study, logs, rows
-from sweeper.importing.names import MapFile, Names
-from sweeper.importing.runs import COPY, THERE, Run, Skipped
-from sweeper.importing.store import BATCH_RUNS, Store, known
+from sweeper.importing import archives, axes, foreign_study, hints, logs, rows, tables
+from sweeper.importing.mapping import MapFile
+from sweeper.importing.names import Names
+from sweeper.importing.runs import COPY, GROWN, THERE, Run, Skipped
+from sweeper.importing.store import BATCH_RUNS, Known, Store, known
 from sweeper.service import Service
 from sweeper.study import StudySpec
 
-Format = Literal["auto", "csv", "jsonl", "logs", "optuna", "wandb"]
+Format = Literal["archive", "auto", "csv", "jsonl", "logs", "optuna", "wandb"]
 EXAMPLES = 3
+NOTHING_NEW = "nothing is new: the study stays as it is; to read the same runs otherwise, import into another name"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,10 @@ class Report:
     """Column by what it is used for."""
     unused: list[str] = field(default_factory=list)
     """Columns that nobody named and nothing is known of."""
+    examples: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """By what a column is used for: its first cell, and what that is read as."""
+    proposed: dict[str, str] = field(default_factory=dict)
+    """What to map columns to that are unused, or searched as knobs of which no law is fitted; by column."""
     axes: dict[str, str] = field(default_factory=dict)
     """By config path, as a study file writes them."""
     judge: str = ""
@@ -73,7 +80,10 @@ class Report:
             reason: {"count": len(items), "examples": [_example(item) for item in items[:EXAMPLES]]}
             for reason, items in self.reasons.items()
         }
-        names = ("study", "dry_run", "read", "there", "stored", "used", "unused", "axes", "judge", "notes", "seconds")
+        names = (
+            *("study", "dry_run", "read", "there", "stored", "used", "unused", "examples", "proposed"),
+            *("axes", "judge", "notes", "seconds"),
+        )
         return {name: getattr(self, name) for name in names} | {"skipped": skipped}
 
 
@@ -92,20 +102,27 @@ def run(order: Order, service: Service | None, progress: Callable[[str, int, int
         SweeperError: a source that cannot be read at all, a study that is not an imported one, or a database that
             failed: what was stored until then stays, and the same command goes on.
     """
-    old, there = known(service, order.study) if service is not None else (None, frozenset())
+    old = known(service, order.study) if service is not None else Known()
     report = Report(study=order.study, dry_run=order.dry_run)
     began = time.perf_counter()
-    found = _once(_read(order, there, report, progress), report)
+    path = _archive(order)
+    if path is None:
+        archived, taken = None, _read(order, old.identities, report, progress)
+    else:
+        archived, taken = archives.read(path, order.study, old.identities)
+    found = _once(taken, report)
     report.seconds["read"] = round(time.perf_counter() - began, 3)
-    report.notes += [] if old is None or found else ["nothing is new: the study stays as it is"]
+    searched = hints.unread(report.used)
+    report.proposed = hints.proposals([*report.unused, *searched], report.used)
+    if knobs := [column for column in searched if column in report.proposed]:
+        report.notes.append(f"no law reads {', '.join(knobs)} as it is mapped")
     if not found:
-        report.axes = {} if old is None else _axes(old)
+        report.notes += [] if old.spec is None or not report.there else [NOTHING_NEW]
+        report.axes = {} if old.spec is None else _axes(old.spec)
         return report
-    fitted = axes.fit(
-        found, order.study, old=old, judge=order.mapping.judge, command_line=order.mapping.command, source=_words(order)
-    )
+    fitted = _fitted(order, found, old, archived, hints.words(report.proposed))
     report.skipped += fitted.skipped
-    report.notes += fitted.notes
+    report.notes += [*fitted.notes, *hints.lacking(fitted.runs)]
     report.axes, report.judge = _axes(fitted.spec), fitted.spec.judge
     report.stored = dict(Counter(run.state for run in fitted.runs))
     if service is not None and not order.dry_run and fitted.runs:
@@ -115,9 +132,34 @@ def run(order: Order, service: Service | None, progress: Callable[[str, int, int
     return report
 
 
-def _store(
-    service: Service, old: StudySpec | None, fitted: axes.Fit, progress: Callable[[str, int, int], None]
-) -> dict[str, int]:
+def _fitted(order: Order, found: list[Run], old: Known, archived: StudySpec | None, hint: str) -> axes.Fit:
+    if archived is not None:
+        return archives.fit(found, order.study, archived, old)
+    return axes.fit(
+        found, order.study, old=old.spec, resumed=old.resumed, judge=order.mapping.judge,
+        command_line=order.mapping.command, source=_words(order), hint=hint,
+    )  # fmt: skip
+
+
+def _archive(order: Order) -> Path | None:
+    """The archive that is to be imported; None where the sources are of another kind.
+
+    Raises:
+        SweeperError: an archive beside other sources, or with a mapping.
+    """
+    paths = [Path(source).expanduser() for source in order.sources]
+    kinds = [order.form == "archive" or (order.form == "auto" and archive.is_archive(path)) for path in paths]
+    if not any(kinds):
+        return None
+    if len(paths) > 1:
+        raise SweeperError("an archive is a whole study: import it alone")
+    if order.mapping != MapFile() or order.optuna_study is not None:
+        raise SweeperError(f"{paths[0]} is an archive and says all of its runs itself: leave --map, --set and "
+                           "--optuna-study out")  # fmt: skip
+    return paths[0]
+
+
+def _store(service: Service, old: Known, fitted: axes.Fit, progress: Callable[[str, int, int], None]) -> dict[str, int]:
     stored: Counter[str] = Counter()
     done = 0
     try:
@@ -141,10 +183,12 @@ def _store(
 def _once(found: Sequence[Run | Skipped], report: Report) -> list[Run]:
     """The new runs, each once; the rest goes to the report."""
     runs: dict[str, Run] = {}
+    grown = 0
     for item in found:
         if isinstance(item, Skipped):
             if item.reason == THERE:
                 report.there += 1
+                grown += item.detail == GROWN
             else:
                 report.skipped.append(item)
         elif item.identity in runs:
@@ -153,6 +197,8 @@ def _once(found: Sequence[Run | Skipped], report: Report) -> list[Run]:
         else:
             runs[item.identity] = item
     report.read = len(found)
+    if grown:
+        report.notes.append(f"{grown:,} logs that are there already have grown since, and stay as they were stored")
     return list(runs.values())
 
 
@@ -168,10 +214,11 @@ def _read(
             log_sources.append(source)
             continue
         for table in _tables(source, form, order.optuna_study):
-            understood, used, unused = rows.understand(table, names, there)
-            found += understood
-            report.used |= used
-            report.unused += [column for column in unused if column not in report.unused]
+            told = rows.understand(table, names, there, order.mapping.constants)
+            found += told.runs
+            report.used |= told.used
+            report.examples = told.examples | report.examples
+            report.unused += [column for column in told.unused if column not in report.unused]
             progress("reading", len(found), 0)
     if log_sources:
         paths = logs.find(log_sources)
@@ -182,11 +229,12 @@ def _read(
     return found
 
 
-def _tables(source: str, form: str, optuna_study: str | None) -> list[rows.Table]:
+def _tables(source: str, form: str, optuna_study: str | None) -> list[tables.Table]:
     if form == "optuna":
-        return [foreign_study.read(source, optuna_study)]
-    read = rows.read_jsonl if form == "jsonl" else rows.read_csv
-    return [read(path) for path in _files(source, (".jsonl", ".ndjson") if form == "jsonl" else (".csv", ".tsv"))]
+        return [foreign_study.read(source if "://" in source else f"sqlite:///{source}", optuna_study)]
+    read = tables.read_jsonl if form == "jsonl" else tables.read_csv
+    suffixes = (".jsonl", ".ndjson", ".json") if form == "jsonl" else (".csv", ".tsv")
+    return [read(path) for path in _files(source, suffixes)]
 
 
 def _files(source: str, suffixes: Collection[str]) -> list[Path]:
@@ -209,7 +257,7 @@ def _format(source: str) -> str:
     if suffix in (".jsonl", ".ndjson", ".json"):
         return "jsonl"
     if suffix in (".db", ".sqlite", ".sqlite3"):
-        raise SweeperError(f"an Optuna study in a file is given as its URL, sqlite:///{source}")
+        return "optuna"
     return "logs"
 
 

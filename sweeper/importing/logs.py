@@ -23,12 +23,12 @@ from sweeper import command, dialects
 from sweeper.command import KNOB
 from sweeper.dialects import Fact, Train, Validation
 from sweeper.errors import SweeperError
-from sweeper.importing.names import IGNORED, ROLES, convert, known_paths
-from sweeper.importing.runs import THERE, Run, Skipped, checked
+from sweeper.importing.names import IGNORED, ROLES, convert, known_paths, scaled, split
+from sweeper.importing.runs import GROWN, THERE, Run, Skipped, checked, identity_of
 from sweeper.protocol import CommandRun
 from sweeper.space import Value
 from sweeper.transcript import Transcript
-from trainer.events import End, Event
+from trainer.events import End, Eval, Event, Outcome, Score, Step
 
 SUFFIXES = (".log", ".txt", ".out")
 LARGEST_BYTES = 1 << 28
@@ -47,7 +47,7 @@ class Reading:
     """What all files of an import are read with."""
 
     columns: Mapping[str, str]
-    """Config path or `trainer.KNOB` by the name that the logs have for it, beside the known ones."""
+    """Config path or `trainer.KNOB`, factors included, by the name that the logs have for it, beside the known ones."""
     known: frozenset[str]
     """Identities of runs that are stored."""
 
@@ -110,9 +110,8 @@ def read(path: Path, reading: Reading) -> Run | Skipped:
         raw = path.read_bytes()
     except OSError as error:
         return Skipped(source=source, reason="unreadable", detail=error.strerror or "")
-    # Of the content alone: a log that was moved is the same run.
-    identity = hashlib.sha256(raw).hexdigest()
-    if identity in reading.known:
+    content = hashlib.sha256(raw).hexdigest()
+    if content in reading.known:
         return Skipped(source=source, reason=THERE)
     text = raw.decode("utf-8", "replace")
     told = _tell(text)
@@ -122,12 +121,33 @@ def read(path: Path, reading: Reading) -> Run | Skipped:
     values, problem = hyperparameters(text, reading.columns)
     if problem:
         return Skipped(source=source, reason="a value that does not parse", detail=problem)
-    end = told[-1]
+    printed = hyperparameters(text, {})[0] if reading.columns else values
+    end, identity = told[-1], _identity(told, printed)
+    if identity in reading.known:
+        return Skipped(source=source, reason=THERE, detail=GROWN)
     assert isinstance(end, End)
-    run = Run(source=source, identity=identity, name=path.stem if path.stem != "train" else path.parent.name,
-              values=values, started_at=status.st_mtime - end.seconds)  # fmt: skip
+    run = Run(source=source, identity=identity, content=content, values=values,
+              name=path.stem if path.stem != "train" else path.parent.name,
+              started_at=status.st_mtime - end.seconds)  # fmt: skip
     run.tell(told, status.st_mtime)
     return checked(run)
+
+
+def _identity(told: Sequence[Event], values: Mapping[str, Value]) -> str:
+    """Of the curve up to the last step and of the printed hyperparameters.
+
+    So a log that was moved is the same run, and so is one into which something was written after its end; another run
+    of the same values took other times.  Where a log has no times, its final scores count, too.
+    """
+    end = told[-1]
+    assert isinstance(end, End)
+    curve: list[tuple[str, int, float, float]] = []
+    for event in told:
+        if isinstance(event, Step):
+            curve.append((event.kind, event.step, event.seconds, event.train_loss))
+        elif isinstance(event, Eval) or (isinstance(event, (Outcome, Score)) and not end.seconds):
+            curve.append((event.kind, event.step, event.seconds, event.val_bpb))
+    return identity_of("log", curve, dict(values), end.detail if end.reason == "diverged" else "")
 
 
 def _tell(text: str) -> list[Event] | str:
@@ -157,7 +177,8 @@ def hyperparameters(text: str, columns: Mapping[str, str]) -> tuple[dict[str, Va
 
     What is printed more than once, as by several ranks, counts once.
     """
-    known = _known_names() | {name.lower(): path for name, path in columns.items()}
+    mapped = {name.lower(): split(target) for name, target in columns.items()}
+    known = _known_names() | {name: path for name, (path, _) in mapped.items()}
     values: dict[str, Value] = {}
     for line in _SAID.finditer(text):
         pairs = _PAIR.findall(line.group())
@@ -168,7 +189,8 @@ def hyperparameters(text: str, columns: Mapping[str, str]) -> tuple[dict[str, Va
             if path is None or path in values or path in ROLES or path == IGNORED:
                 continue
             try:
-                values[path] = convert(path, raw.rstrip(","))
+                _, factor = mapped.get(name.lower(), (path, 1.0))
+                values[path] = convert(path, scaled(raw.rstrip(","), factor))
             except ValueError as error:
                 return values, f"{name}:{raw}: {error}"
     return values, ""

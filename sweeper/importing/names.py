@@ -10,21 +10,14 @@ from __future__ import annotations
 import functools
 import math
 import re
-import tomllib
 import types
 import typing
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sweeper import command
 from sweeper.command import KNOB
-from sweeper.errors import SweeperError
-from sweeper.scores import Judge
-from sweeper.space import Value, did_you_mean
-from sweeper.study_checks import explain
+from sweeper.space import Value
 from trainer.config import config_paths
 
 Role = Literal[
@@ -49,6 +42,18 @@ ROLES: dict[str, tuple[str, ...]] = {
     "device_name": ("device_name", "gpu"),
 }
 """Column names that are known without a mapping, in lower case; of several that are there the first counts."""
+UNITS = {
+    "score": "bits per byte, val_bpb",
+    "val_loss": "nats per token",
+    "train_loss": "nats per token",
+    "tokens": "tokens trained on",
+    "steps": "optimiser steps",
+    "seconds": "seconds of training",
+    "wall_seconds": "seconds",
+    "data.batch_tokens": "tokens a step",
+    "data.seq_len": "tokens a sequence",
+}
+"""What a figure or a value counts."""
 IGNORED = "-"
 """A mapping to this leaves the column out, and out of the list of unused ones."""
 PREFIXES = ("config.", "config/", "params.", "params_", "summary.", "user_attrs_", "user_attrs.")
@@ -59,69 +64,52 @@ NOT_BY_LAST_PART = {"momentum_warmup", "ema_window", "swa_below", "swa_every", "
 """Ours are shares of the budget where others count steps, or words that others use differently."""
 
 
-class MapFile(BaseModel):
-    """A mapping file."""
+def split(target: str) -> tuple[str, float]:
+    """Config path, knob, role or `-` of a mapping's target, and what its column is multiplied by.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    columns: dict[str, str] = {}
-    """Config path, `trainer.KNOB`, role, or `-`, by column."""
-    command: str = ""
-    """What the runs were runs of."""
-    judge: Judge | None = None
-
-
-def load_mapping(given: Sequence[str]) -> MapFile:
-    """The mapping of the command line: TOML files and `COLUMN=PATH` pairs, later ones over earlier ones.
+    `data.batch_tokens*1024` takes sequences of 1,024 tokens, `score*1.4427/4.5` nats per token of 4.5 bytes.
 
     Raises:
-        SweeperError: no such file, no mapping, or a target that is neither config path, knob nor role.
+        ValueError: a factor that is not a positive number.
     """
-    merged: dict[str, Any] = {"columns": {}}
-    for text in given:
-        if text.endswith(".toml") and "=" not in text:
-            table = _read(Path(text))
-            merged["columns"] |= table.columns
-            merged |= {key: value for key, value in (("command", table.command), ("judge", table.judge)) if value}
-            continue
-        column, equals, target = text.rpartition("=")
-        if not equals or not column or not target:
-            raise SweeperError(f"--map takes FILE.toml or COLUMN=PATH such as lr=optim.matrix_lr, got {text!r}")
-        merged["columns"][column] = target
-    for column, target in merged["columns"].items():
-        _check_target(column, target)
-    return MapFile.model_validate(merged)
+    path, *rest = re.split(r"([*/])", target)
+    factor = 1.0
+    for sign, text in zip(rest[::2], rest[1::2], strict=True):
+        value = number(text)
+        if value <= 0:
+            raise ValueError(f"a factor must be positive, got {text!r}")
+        factor = factor * value if sign == "*" else factor / value
+    return path.strip(), factor
 
 
-def _read(path: Path) -> MapFile:
-    try:
-        return MapFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise SweeperError(f"cannot read the mapping {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SweeperError(f"{path} is not TOML: {error}") from error
-    except ValidationError as error:
-        raise SweeperError(f"{path}: {explain(error, MapFile)}") from error
+def scaled(raw: Any, factor: float) -> Any:
+    """The cell times the factor, whole where that is what rounding hid; as it is where the factor is 1.
 
-
-def _check_target(column: str, target: str) -> None:
-    if target == IGNORED or target in ROLES or target in paths():
-        return
-    if target.startswith(KNOB) and target.removeprefix(KNOB).replace("-", "_").isidentifier():
-        return
-    known = [*ROLES, *paths()]
-    raise SweeperError(
-        f"--map {column}={target}: {target!r} is no config path, no {KNOB}NAME and none of {', '.join(ROLES)}"
-        f"{did_you_mean(target, known)}"
-    )
+    Raises:
+        ValueError: it is no finite number, and would have to be multiplied.
+    """
+    if factor == 1:
+        return raw
+    value = number(raw) * factor
+    return round(value) if math.isclose(value, round(value), rel_tol=1e-12) else value
 
 
 class Names:
     """Finds what a column means, mapping first."""
 
     def __init__(self, columns: Mapping[str, str]) -> None:
-        self._columns = dict(columns)
+        """
+        Args:
+            columns: what a mapping says, factors included.
+        """
+        targets = {column: split(target) for column, target in columns.items()}
+        self._columns = {column: path for column, (path, _) in targets.items()}
+        self._factors = {column: factor for column, (_, factor) in targets.items()}
         self._known = known_paths()
+
+    def factor(self, column: str) -> float:
+        """What the mapping multiplies the column by."""
+        return self._factors.get(column, self._factors.get(strip(column), 1.0))
 
     def target(self, column: str) -> str | None:
         """Config path, knob, role or `-`; None where nobody said and nothing is known."""

@@ -19,6 +19,8 @@ LARGEST_STEP = 2**31 - 1
 LARGEST = 2**63 - 1
 LONGEST_SECONDS = 1e9
 THERE = "there already"
+GROWN = "its log has grown since"
+"""Detail of what is there already, and stays as it was."""
 COPY = "a copy of another one"
 
 
@@ -41,6 +43,8 @@ class Run:
     """Where it was read, in words: a path, or a file and a row."""
     identity: str
     """The same for the same run however often it is read: a SHA-256."""
+    content: str = ""
+    """Of a run that was read from a file of its own: a SHA-256 of its bytes, which are known without being read."""
     name: str
     values: dict[str, Value]
     """Hyperparameters by config path or `trainer.KNOB`, budget and seeds included, as far as the source has them."""
@@ -66,6 +70,10 @@ class Run:
     outcomes: list[Row] = field(default_factory=list)
     scores: list[Row] = field(default_factory=list)
     exports: list[Row] = field(default_factory=list)
+    config: dict[str, Any] | None = None
+    """All values, nested, where the source has them as a trainer got them; None where `values` is all there is."""
+    row: Row = field(default_factory=dict)
+    """Columns of the run's row that its source has, over those that follow from the rest."""
 
     def tell(self, events: Iterable[Event], at: float) -> None:
         """Take in what the run said, in order.
@@ -82,9 +90,11 @@ class Run:
             self.points.append({"seq": seq} | _point(event))
             self.progress = event.progress
         elif isinstance(event, Outcome):
-            self.outcomes.append(_scored(event))
-            self.judged["final"] = self.val_bpb = event.val_bpb
-            self.progress = 1.0
+            # A smaller budget can come to the same tokens as the full one, which counts.
+            self.outcomes = [row for row in self.outcomes if row["tokens"] != event.tokens] + [_scored(event)]
+            if event.budget is None:
+                self.judged["final"] = self.val_bpb = event.val_bpb
+                self.progress = 1.0
         elif isinstance(event, Score):
             self.scores.append(_scored(event))
             self.judged[event.name] = event.val_bpb
@@ -97,6 +107,8 @@ class Run:
         self._advance(event)
 
     def _advance(self, event: Event) -> None:
+        if isinstance(event, Outcome) and event.budget is not None:
+            return  # a branch's steps are none of the run's
         if isinstance(event, (Step, Eval, Outcome, End)):
             self.step, self.tokens, self.seconds = event.step, event.tokens, event.seconds
         if isinstance(event, Step):
@@ -131,7 +143,7 @@ def _scored(event: Outcome | Score) -> Row:
 def checked(run: Run) -> Run | Skipped:
     """The run with texts that any database can hold; skipped where a number of it fits no column."""
     run.name, run.source, run.reason, run.device_name = map(tidy, (run.name, run.source, run.reason, run.device_name))
-    run.values = tidy(run.values)
+    run.values, run.config, run.row = tidy(run.values), tidy(run.config), tidy(run.row)
     for message in run.messages:
         message["body"] = tidy(message["body"])
     own = {"step": run.step, "tokens": run.tokens, "parameters": run.parameters, "memory": run.peak_memory_bytes}

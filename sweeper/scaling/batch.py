@@ -8,6 +8,8 @@ from sweeper.scaling.loss_law import LossLaw
 from sweeper.scaling.power_law import PowerLaw
 from sweeper.scaling.setting import Start, Target, sizes
 
+SURE = 0.95
+"""Share of the loss law's draws that must agree before its batch is taken over the one that the power law wants."""
 TIE = 5e-4
 """Relative differences in predicted loss below this are ties, which go to the larger batch: fewer steps, steadier."""
 WIDEST = 6.0
@@ -17,24 +19,34 @@ WIDEST = 6.0
 def choose_batch(start: Start, target: Target, law: PowerLaw, loss: LossLaw | None = None) -> float:
     """Tokens a step at the target, a whole multiple of the target's quantum inside its limits.
 
-    In tokens: B1 = B0 (D1 / D0)^exponent, rounded to the nearest multiple.  In seconds: the batch of least predicted
-    loss by a law of (steps, batch), at S = T / t_step(B); else the one closest to B0 (D(B) / D0)^exponent.
+    The multiple closest to B0 (D1 / D0)^exponent; in seconds, of a start whose batch may be too large already, no more
+    than its own.  There, where S = T / t_step(B), a loss law of (steps, batch) has the last word if it is sure: few
+    short budgets tell the two exponents apart badly, and what they say of a far one is then noise.
 
     Raises:
         ValueError: no multiple of the quantum lies inside the limits.
     """
     allowed = _allowed(start, target)
-    if target.seconds is not None and loss is not None and {"steps", "batch_tokens"} <= set(loss.sizes):
-        return _least_loss(target, allowed, loss)
     gaps = [abs(np.log2(batch) - _wanted(start, target, law, batch)) for batch in allowed]
-    return allowed[int(np.argmin(gaps))]
+    wanted = allowed[int(np.argmin(gaps))]
+    if target.seconds is not None and loss is not None and {"steps", "batch_tokens"} <= set(loss.sizes):
+        least = _least_loss(target, allowed, loss)
+        return least if _sure(target, loss, least, wanted) else wanted
+    return wanted
+
+
+def _sure(target: Target, loss: LossLaw, one: float, other: float) -> bool:
+    """Whether nearly all draws of the law put the loss at `one` batch below that at the other."""
+    first, second = (loss.sample(sizes(target.n_params, target.tokens_at(b), b)) for b in (one, other))
+    return bool((first <= second).mean() >= SURE)
 
 
 def _wanted(start: Start, target: Target, law: PowerLaw, batch: float) -> float:
     """log2 of the batch that the law wants at the tokens that `batch` affords, or of the limit that it passes."""
     here = sizes(start.n_params, start.tokens, start.batch_tokens)
     there = sizes(target.n_params, target.tokens_at(batch), batch)
-    wanted = start.batch_tokens * 2.0 ** law.shift(here, there)[0]
+    moved = law.shift(here, there)[0]
+    wanted = start.batch_tokens * 2.0 ** (min(moved, 0.0) if start.least_batch and target.seconds else moved)
     return float(np.log2(np.clip(wanted, target.least_batch, target.largest_batch)))
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from sweeper.scaling.records import Array, Estimate, Excluded, Fit
-from sweeper.scaling.regression import posterior
+from sweeper.scaling.records import Array, Estimate, Excluded, Fit, Unidentified
+from sweeper.scaling.regression import Posterior, posterior
 
 EARLIEST = 0.3
 """Before this share of the budget nothing beats the raw value (public ten-minute runs and (Mis)Fitting's curves)."""
@@ -18,6 +18,10 @@ LOOK_BACK = 0.5
 """The slope is taken over the points from this share of the present progress on."""
 LARGEST_GAIN = 3.0
 """A priori the fall to come is at most about this many times the present slope."""
+LEVELLING = 0.5
+"""A priori at most about this share of a difference in the present loss is made up by, or added to until, the end."""
+NEAR = 0.02
+"""Relative error that is added to what a peer says whose present loss is just no longer near."""
 SCATTER = 0.01
 """Typical relative error of a forecast: only the prior of what the peers will say."""
 
@@ -54,10 +58,11 @@ class Forecast(Fit):
 
 
 def forecast_final(curve: Curve, peers: Sequence[Curve]) -> Forecast:
-    """log(final / present) regressed on the present slope in log progress over finished peers, with a 95 % band.
+    """log(final / present) regressed on present loss and slope in log progress over finished peers, with a 95 % band.
 
     The slope says how much of the fall is still to come; the peers' own ends say what the schedule's decay will collect
-    (Tissue et al. 2024, arXiv:2408.11029), so that they must share the run's schedule as a function of progress.
+    (Tissue et al. 2024, arXiv:2408.11029), so that they must share the run's schedule as a function of progress.  Peers
+    at another loss by now count for less: what diverges or crawls has ends of its own kind.
     Conjugate regression with the scatter integrated out: with few peers the band is wide, not wrong.
 
     Args:
@@ -78,17 +83,70 @@ def forecast_final(curve: Curve, peers: Sequence[Curve]) -> Forecast:
             "too few points of its own" if slope is None else f"{len(usable)} finished peers, {FEWEST_PEERS} needed"
         )
         return Forecast(**about, not_identified=reason)
-    slopes = np.array([own for _, own in usable])
-    ends = np.array([np.log(peer.loss_m[-1] / _loss(peer, at)) for peer, _ in usable])
-    centre, spread = float(np.median(slopes)), max(float(slopes.std()), 1e-6)
-    design = np.column_stack([np.ones(len(slopes)), (slopes - centre) / spread])
-    prior_sd = np.array([0.5, LARGEST_GAIN * spread])
-    found = posterior(design, ends, np.zeros(len(ends)), np.zeros(2), prior_sd, SCATTER)
-    row = np.array([1.0, (slope - centre) / spread])
-    middle, low, high = found.quantiles(row, (0.5, 0.025, 0.975), with_scatter=True)
     present = float(curve.loss_m[-1])
+    found, row = _regression(np.array([slope, np.log(present)]), *_pairs(usable, at))
+    middle, low, high = found.quantiles(row, (0.5, 0.025, 0.975), with_scatter=True)
     final = Estimate(*(present * float(np.exp(v)) for v in (middle, low, high)))
     return Forecast(**about, interval_method=f"posterior prediction from {len(usable)} finished peers", final=final)
+
+
+def forecast_all(curves: Mapping[int, Curve], peers: Mapping[int, Curve]) -> dict[int, float] | Unidentified:
+    """Final loss of each run by forecast_final's law (its mean, not its median), all at one share: to rank runs by.
+
+    A run that is a peer as well is foretold from the others, as if its end were not known: forecasts lie closer
+    together than ends do, so that the one cannot be ranked among the other.
+
+    Args:
+        curves: by number, each up to the share in question; those with too few points get no forecast.
+        peers: by number, whole ones; those that did not finish do not count.
+
+    Returns:
+        Unidentified where there are too few peers for any forecast.
+
+    Raises:
+        ValueError: no curves, or curves that end at different shares.
+    """
+    ends = {round(float(curve.fraction_m[-1]), 3) for curve in curves.values()}
+    if len(ends) != 1:
+        raise ValueError(f"curves must end at one share of the budget, got {sorted(ends)}")
+    at = float(next(iter(curves.values())).fraction_m[-1])
+    if at < EARLIEST:
+        return Unidentified(used=0, not_identified=f"before {EARLIEST:.0%} the order at the end cannot be told")
+    known = {n: (peer, own) for n, peer in peers.items() if peer.finished and (own := _slope(peer, at)) is not None}
+    if len(known) < FEWEST_PEERS:
+        return Unidentified(
+            used=len(known), not_identified=f"{len(known)} finished trials to foretell from, {FEWEST_PEERS} needed"
+        )
+    seen, gains = _pairs(list(known.values()), at)
+    place_of = {n: k for k, n in enumerate(known)}
+    found: dict[int, float] = {}
+    for number, curve in curves.items():
+        slope = _slope(curve, at)
+        if slope is not None:
+            others = np.arange(len(gains)) != place_of.get(number, -1)
+            present = np.array([slope, np.log(curve.loss_m[-1])])
+            law, row = _regression(present, seen[others], gains[others])
+            found[number] = float(curve.loss_m[-1] * np.exp(row @ law.mean_p))
+    return found
+
+
+def _pairs(usable: Sequence[tuple[Curve, float]], at: float) -> tuple[Array, Array]:
+    """(k, 2) slopes and log losses of peers at a share, and (k,) logs of end over present."""
+    present = np.log([_loss(peer, at) for peer, _ in usable])
+    ends = np.log([peer.loss_m[-1] for peer, _ in usable])
+    return np.stack([[own for _, own in usable], present], axis=1), ends - present
+
+
+def _regression(own: Array, seen_k2: Array, gains_k: Array) -> tuple[Posterior, Array]:
+    """The regression of gains on slope and log loss, and the row of a run that has these itself."""
+    spread = np.maximum(seen_k2.std(axis=0), 1e-6)
+    middle = np.median(seen_k2, axis=0)
+    design = np.column_stack([np.ones(len(gains_k)), (seen_k2 - middle) / spread])
+    away = np.abs(seen_k2[:, 1] - own[1])
+    near = max(float(np.sort(away)[min(len(away) - 1, max(4, len(away) // 3))]), 1e-6)
+    prior_sd = np.array([0.5, LARGEST_GAIN * spread[0], LEVELLING * spread[1]])
+    found = posterior(design, gains_k, (NEAR * away / near) ** 2, np.zeros(3), prior_sd, SCATTER)
+    return found, np.concatenate([[1.0], (own - middle) / spread])
 
 
 def _loss(curve: Curve, at: float) -> float:

@@ -83,15 +83,15 @@ def fit_optimum(
     """
     if not axes or band <= 0 or draws < 1:
         raise ValueError(f"one axis, a positive band and a draw are needed, got {axes}, {band}, {draws}")
-    x_nd = np.stack([_log2(getattr(runs, axis)) for axis in axes], axis=1)
+    x_nd = coordinates(runs, axes)
     alive = np.flatnonzero(np.isfinite(x_nd).all(axis=1) & ~runs.diverged)
     coefficients = quadratic.count(len(axes))
     needed = coefficients + 1 if fewest is None else max(fewest, coefficients)
-    chosen, width = _in_band(runs.loss, alive, band, needed)
+    chosen, width = in_band(runs.loss, alive, band, needed)
     about: dict[str, Any] = {
         "axes": axes,
         "used": len(chosen),
-        "excluded": _excluded(runs, alive, chosen, width),
+        "excluded": left_out(runs, alive, chosen, width),
         "band": width,
         "rows": chosen,
         "highest_stable": tuple(float(top) for top in 2.0 ** x_nd[alive].max(axis=0)) if len(alive) else (),
@@ -126,6 +126,11 @@ def _found(about: dict[str, Any], bowl: Bowl, draws: int) -> Optimum:
     )
 
 
+def coordinates(runs: Observations, axes: tuple[str, ...]) -> Array:
+    """(n, d) log2 of the axes, NaN where there is none."""
+    return np.stack([_log2(getattr(runs, axis)) for axis in axes], axis=1)
+
+
 def _log2(values: Array) -> Array:
     """log2, NaN where there is none."""
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -133,7 +138,7 @@ def _log2(values: Array) -> Array:
     return np.where(np.isfinite(logs), logs, np.nan)
 
 
-def _in_band(loss: Array, alive: Integers, band: float, needed: int) -> tuple[Integers, float]:
+def in_band(loss: Array, alive: Integers, band: float, needed: int) -> tuple[Integers, float]:
     """The rows within `band` of the least loss, or the best `needed` where those are closer than the widest band."""
     if not len(alive):
         return alive, band
@@ -144,14 +149,16 @@ def _in_band(loss: Array, alive: Integers, band: float, needed: int) -> tuple[In
     return alive[excess <= width * (1 + 1e-9)], width
 
 
-def _excluded(runs: Observations, alive: Integers, chosen: Integers, width: float) -> tuple[Excluded, ...]:
+def left_out(runs: Observations, alive: Integers, chosen: Integers, width: float) -> tuple[Excluded, ...]:
+    """The rows that are not among the chosen, and why."""
+
     def reason(row: int) -> str:
         if runs.diverged[row]:
             return "diverged"
         return f"more than {width:.1%} above the least loss" if row in alive else "no value on an axis"
 
-    left_out = np.setdiff1d(np.arange(len(runs)), chosen)
-    return tuple(Excluded(int(row), reason(int(row))) for row in left_out)
+    others = np.setdiff1d(np.arange(len(runs)), chosen)
+    return tuple(Excluded(int(row), reason(int(row))) for row in others)
 
 
 def _edges(axes: tuple[str, ...], x_md: Array, best: int) -> tuple[Bound, ...]:

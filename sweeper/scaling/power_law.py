@@ -16,6 +16,7 @@ from sweeper.scaling.records import Array, Estimate, Excluded, Fit, Integers, Un
 from sweeper.scaling.regression import Posterior, posterior, resampled
 
 TAIL = (0.5, 0.025, 0.975)
+Z95 = 1.96
 SCALE_OCTAVES = 10.0
 """Prior deviation of the value at the middle of the data: as good as none."""
 
@@ -59,6 +60,18 @@ class PowerLaw(Fit):
         difference = self._row(target) - self._row(start)
         covariance = self.posterior.covariance_pp
         return float(difference @ self.posterior.mean_p), float(np.sqrt(difference @ covariance @ difference))
+
+    def along(self, term: str, follower: str, exponent: Estimate) -> Estimate:
+        """Exponent of `term` where another size follows it with this exponent, as the best batch follows tokens.
+
+        Published laws of the rate on tokens are of this kind: their batch grows along, and carries the rate with it.
+        """
+        row = np.zeros(len(self.terms) + 1)
+        row[1 + self.terms.index(term)], row[1 + self.terms.index(follower)] = 1.0, exponent.value
+        mean, covariance = self.posterior.mean_p, self.posterior.covariance_pp
+        carried = mean[1 + self.terms.index(follower)] * exponent.width / (2 * Z95)
+        half = Z95 * float(np.sqrt(row @ covariance @ row + carried**2))
+        return Estimate(float(row @ mean), float(row @ mean) - half, float(row @ mean) + half)
 
     def _row(self, sizes: Mapping[str, float]) -> Array:
         for term in self.terms:

@@ -14,6 +14,21 @@ from sweeper.scaling.step_time import StepTime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """Values that a run had, where its cell's optimum lies elsewhere."""
+
+    learning_rate: float
+    batch_tokens: float
+    weight_decay: float
+    """0 for none."""
+
+    def __post_init__(self) -> None:
+        _check_positive(self, ("learning_rate", "batch_tokens"))
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
     """The short run whose values are to be moved, or the optimum of its cell."""
 
@@ -31,6 +46,10 @@ class Start:
     """Mean of rate / peak rate over the run's schedule; matters where the target's schedule has another shape."""
     censored: bool = False
     """Whether its optimum lies at an edge of what was tried, or no vertex was found."""
+    least_batch: bool = False
+    """Whether its batch is the smallest tried and, in equal seconds, the best: the best one may be smaller still."""
+    given: Given | None = None
+    """What a copy takes; None: the values above."""
 
     def __post_init__(self) -> None:
         _check_positive(self, ("n_params", "tokens", "batch_tokens", "learning_rate", "mean_rate"))

@@ -36,6 +36,7 @@ class Values:
     """Over the start's rate: groups (matrix, scalar, embedding, head) move by it together."""
     weight_decay: float
     tau: float
+    """Infinite without decay."""
     one_minus_beta2_factor: float
     """1 - beta2 grows as the batch."""
 
@@ -121,20 +122,22 @@ def _by_law(
 
 
 def _copied(start: Start, target: Target, laws: Laws, judge: PowerLaw) -> Candidate:
-    """The start's rate, batch and decay as they are: what most people do, and the one to beat."""
-    there = dict(sizes(target.n_params, target.tokens_at(start.batch_tokens), start.batch_tokens))
-    octaves, deviation = rate_shift(start, there, judge, start.batch_tokens)
+    """The run's rate, batch and decay as they are: what most people do, and the one to beat."""
+    batch = start.given.batch_tokens if start.given else start.batch_tokens
+    rate = start.given.learning_rate if start.given else start.learning_rate
+    there = dict(sizes(target.n_params, target.tokens_at(batch), batch))
+    octaves, deviation = rate_shift(start, there, judge, max(start.batch_tokens, batch))
     notes: tuple[str, ...] = ()
-    decay = start.weight_decay
+    decay = start.given.weight_decay if start.given else start.weight_decay
     if decay is None:
         tau, notes = _tau(start, there, None)
-        decay = 1 / (tau * start.learning_rate * there["steps"] * target.mean_rate)
-    if laws.stable_rate is not None and start.learning_rate > laws.stable_rate * 2.0**-CEILING_OCTAVES:
+        decay = 1 / (tau * rate * there["steps"] * target.mean_rate)
+    if laws.stable_rate is not None and rate > laws.stable_rate * 2.0**-CEILING_OCTAVES:
         notes += ("the rate lies within half an octave of the largest that did not diverge",)
-    tau = 1 / (start.learning_rate * decay * there["steps"] * target.mean_rate)
+    tau = 1 / (rate * decay * there["steps"] * target.mean_rate) if decay else np.inf
     return Candidate(
         name="copied",
-        values=_values(start, there, start.learning_rate, decay, tau),
+        values=_values(start, there, rate, decay, tau),
         best_rate=_best_rate(start.learning_rate * 2.0**octaves, deviation),
         rate_deviation=deviation,
         shaded_octaves=0.0,

@@ -53,6 +53,8 @@ def write(
     promotions: int = 0,
     ladder: bool = False,
     judge: str = "final",
+    equal_flops: bool = False,
+    repeats: int = 1,
 ) -> int:
     """Trials spread over 4 depths, 4 batches and 3 horizons; every 13th was pruned, the fastest rates diverged.
 
@@ -60,9 +62,14 @@ def write(
         timed: horizons are seconds on one device, not tokens.
         points: validations of each trial's curve.
         ladder: each trial also has the outcome of half its budget.
+        equal_flops: six depths of one batch at three budgets, the best of each inside; the other layout has none.
+        repeats: trials of equal values that follow each other.
     """
     random = np.random.default_rng(3)
     layouts = list(itertools.product((4, 6, 9, 13), (32_768, 65_536, 131_072, 262_144), (1e8, 2e8, 4e8)))
+    if equal_flops:
+        depths = (3, 4, 6, 9, 13, 18)
+        layouts = [(d, 131_072, 2e8 / d * 3.0**k) for k in range(3) for d in depths]
     now = time.time()
     budget = {"seconds": 600.0 if timed else None, "tokens": None if timed else 4e8, "rungs": [0.3, 0.6]}
     spec = {"name": name, "trials": trials, "space": SPACE, "budget": budget, "judge": judge}
@@ -75,10 +82,13 @@ def write(
         for number in range(trials + promotions):
             kind = "trial" if number < trials else "promotion"
             at = number if kind == "trial" else number - trials
-            layers, batch, horizon = layouts[number % len(layouts)] if kind == "trial" else (9, 131_072, 1.6e9)
+            layers, batch, horizon = (
+                layouts[number // repeats % len(layouts)] if kind == "trial" else (9, 131_072, 1.6e9)
+            )
             if timed:
                 horizon = {1e8: 150, 2e8: 300, 4e8: 600, 1.6e9: 2400}[horizon] / step_seconds(layers, batch) * batch
-            made = _run(random, layers, batch, horizon, kind, number)
+            drawn = np.random.default_rng([3, number // repeats]) if repeats > 1 else random
+            made = _run(drawn, layers, batch, horizon, kind, number, random)
             state, score = made.pop("state"), made.pop("score")
             row = {"id": first + number, "study_id": study.id, "kind": kind, "number": at, "state": state, **made}
             rows.append(row | {"score": score, "score_stderr": NOISE if score else None, "created_at": now - 800,
@@ -99,7 +109,13 @@ def write(
 
 
 def _run(
-    random: np.random.Generator, layers: int, batch: int, horizon: float, kind: str, number: int
+    random: np.random.Generator,
+    layers: int,
+    batch: int,
+    horizon: float,
+    kind: str,
+    number: int,
+    luck: np.random.Generator,
 ) -> dict[str, Any]:
     steps = round(horizon / batch)
     tokens = steps * batch
@@ -117,7 +133,7 @@ def _run(
     for path, value in params.items():
         section, _, key = path.partition(".")
         config[section] = {**config[section], key: value}
-    score = loss(layers, batch, tokens, rate, tau) + NOISE * random.standard_normal() if state == "complete" else None
+    score = loss(layers, batch, tokens, rate, tau) + NOISE * luck.standard_normal() if state == "complete" else None
     done = max(1, round(steps * progress))
     return {
         "params": params, "config": config, "parameters": None, "state": state, "progress": progress, "step": done,

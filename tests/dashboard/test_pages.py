@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from sweeper.tables import ExportRow, OutcomeRow, ScoreRow, StudyRow
+from sweeper.tables import ExportRow, NoteRow, OutcomeRow, RunRow, ScoreRow, StudyRow
 from tests.dashboard import synthetic
 from tests.dashboard.planned import planned
 from tests.dashboard.serve import app_over, served
@@ -336,3 +336,19 @@ def test_a_trial_lists_the_outcomes_of_its_ladder(client, writer, engine):
         session.commit()
     trial = text_of(client.get(f"{STUDY}/trials/0").text)
     assert re.search(r"2 seconds 2\.7500 ± 0\.0030 400 K 2\.1 s 0\.8 s full \d\.\d{4} ± 0\.0017", trial)
+
+
+def test_notes_and_the_commit_are_shown_as_text_of_people_and_not_as_markup(client, writer, engine):
+    writer.typical()
+    with Session(engine) as session, session.begin():
+        study = session.scalars(select(StudyRow)).one()
+        for trial, text in ((None, "<b>slow</b> disk\nsince noon"), (2, "same seed as 1")):
+            session.add(NoteRow(study_id=study.id, trial_number=trial, text=text, created_at=1_800_000_000.0))
+        session.execute(update(RunRow).where(RunRow.number == 2).values(git_commit=f"{'0123456789' * 4}-dirty"))
+    page = client.get(STUDY).text
+    assert "&lt;b&gt;slow&lt;/b&gt; disk\nsince noon" in page
+    assert f'<a href="{STUDY}/trials/2">trial 2</a>' in page and "same seed as 1" in page
+    trial = client.get(f"{STUDY}/trials/2").text
+    assert "same seed as 1" in trial and "since noon" not in trial
+    assert ">012345678901</code>" in trial and "changes that were not committed" in trial
+    assert 'id="notes-title"' not in client.get(f"{STUDY}/trials/1").text

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
 from playwright.sync_api import expect
 
+from dashboard.figures_scaling import Card
 from dashboard.routes.scaling import PLOTS
+from dashboard.routes.scaling_cards import Cards
+from dashboard.theme import Theme
+from sweeper.observations_fits import Fits
+from sweeper.observations_read import FitsStore
+from sweeper.observations_switches import Switches
+from sweeper.results import Results
 from tests.dashboard import scaled
 from tests.dashboard.synthetic import Writer
 from tests.dashboard.test_browser import scroll_through, wait_for_figure
@@ -86,15 +94,52 @@ def test_a_study_of_many_axes_and_few_trials_draws_or_says_why(client, writer: W
         assert answer.json()["figures"] or answer.json()["note"], key
 
 
+def test_a_card_is_drawn_once_until_another_run_has_ended(engine):
+    scaled.write(engine, 60)
+    drawn: list[str] = []
+
+    def card(key: str) -> Callable[[Fits, Theme], Card]:
+        return lambda fits, theme: drawn.append(key) or Card(empty=f"{key}: sweeper launch --study S")
+
+    cards = Cards(FitsStore(engine, Results(engine)), {key: card(key) for key in ("first", "second")})
+    cards.prepare(scaled.NAME, Switches())
+    assert drawn == ["first", "second"], "in the order of the page"
+    body = json.loads(cards.body(scaled.NAME, "second", Switches(), "light"))
+    assert body["note"] == f"second: sweeper launch --study {scaled.NAME}"
+    assert drawn == ["first", "second"]
+    cards.body(scaled.NAME, "second", Switches(params="all"), "light")
+    cards.body(scaled.NAME, "second", Switches(), "dark")
+    assert drawn == ["first", "second", "second", "second"]
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE sweeper_runs SET ended_at = ended_at + 1 WHERE number = 3")
+    cards.body(scaled.NAME, "second", Switches(), "light")
+    assert len(drawn) == 5
+
+
+@pytest.mark.browser
+def test_figures_in_view_are_asked_for_before_those_below_and_all_of_them_in_the_end(server, engine, watched):
+    scaled.write(engine, 480, points=10)
+    page = watched.page
+    page.goto(server + PAGE)
+    for key in ("bowls", "rate"):
+        wait_for_figure(page, key)
+    page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")  # past all others at once
+    wait_for_figure(page, "residuals")
+    asked = [address.split("/figures/")[1].split("?")[0] for address in watched.addresses if "/figures/" in address]
+    assert set(asked[:2]) == {"bowls", "rate"}
+    assert len(asked) == len(set(asked)), "each once"
+    assert watched.problems == []
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("watched", [(1440, 900), (390, 844)], indirect=True)
 def test_all_cards_are_filled_and_nothing_is_wider_than_the_page(server, engine, watched):
-    scaled.write(engine, 240, points=10, promotions=1)
+    scaled.write(engine, 480, points=10, promotions=1)
     page = watched.page
     page.goto(server + PAGE)
     scroll_through(page)
     for key in PLOTS:
-        if key != "noise":
+        if key not in ("noise", "frontier"):
             wait_for_figure(page, key)
     expect(page.locator("[data-card=noise] .empty")).to_contain_text("No two complete runs have equal values")
     expect(page.locator("[data-card=rate] .says")).to_contain_text("The best rate goes as")

@@ -135,6 +135,28 @@ def test_a_promotion_is_planned_and_started(service, watched):
     assert service.summary()["promotions"][0]["trial"] == grant["number"]
 
 
+def test_a_promotion_takes_the_law_that_is_chosen_once_its_plan_was_shown(service, watched):
+    grant = service.take()
+    service.say(grant, *whole(2.5))
+    page = watched.page
+    page.goto(service.page)
+    page.get_by_role("button", name="Promote…").click()
+    dialog = page.locator("#promote")
+    show, start = dialog.get_by_role("button", name="Show the plan"), dialog.get_by_role("button", name="Start")
+    show.click()
+    expect(dialog.locator(".plan")).to_contain_text("the study holds no law of its own")
+    expect(dialog.locator(".plan table")).to_contain_text("copied (taken)")
+    expect(start).to_be_enabled()
+    dialog.locator("select[name=by]").select_option("prior")
+    expect(start).to_be_disabled()
+    show.click()
+    expect(dialog.locator(".plan table")).to_contain_text("prior law (taken)")
+    start.click()
+    expect(page.locator("#promotions")).to_contain_text("by the prior law")
+    assert service.summary()["promotions"][0]["by"] == "prior"
+    assert watched.problems == []
+
+
 def test_promoting_before_any_trial_is_refused_with_the_reason(service, watched):
     page = watched.page
     page.goto(service.page)

@@ -24,6 +24,7 @@ from sweeper import api, control, storage
 from sweeper.protocol import API
 from sweeper.service import Service
 from sweeper.settings import Settings
+from tests.sweeper.foreign_runs import Import, importer_into
 from tests.sweeper.talk import SPEC
 
 Opener = Callable[..., Service]
@@ -144,6 +145,11 @@ def study(service: Service) -> dict[str, Any]:
     """The spec of a study that the service has."""
     control.create_study(service, SPEC)
     return SPEC
+
+
+@pytest.fixture
+def bring_in(service: Service) -> Import:
+    return importer_into(service)
 
 
 @contextmanager

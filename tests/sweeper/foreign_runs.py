@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from sweeper.importing import importer
 from sweeper.importing.importer import Order, Report
-from sweeper.importing.names import load_mapping
+from sweeper.importing.mapping import load_mapping
 from sweeper.service import Service, find_study, spec_of
 from sweeper.tables import Base, ExportRow, MessageRow, OutcomeRow, PointRow, RunRow, ScoreRow
 
@@ -23,8 +23,11 @@ Import = Callable[..., Report]
 def importer_into(service: Service) -> Import:
     """Imports sources into the study `other`."""
 
-    def bring_in(*sources: Any, mapping: tuple[str, ...] = (), **wishes: Any) -> Report:
-        order = Order(sources=[str(s) for s in sources], study="other", mapping=load_mapping(mapping), **wishes)
+    def bring_in(
+        *sources: Any, mapping: tuple[str, ...] = (), constants: tuple[str, ...] = (), **wishes: Any
+    ) -> Report:
+        read_by = load_mapping(mapping, constants)
+        order = Order(sources=[str(s) for s in sources], study="other", mapping=read_by, **wishes)
         return importer.run(order, service, lambda verb, done, total: None)
 
     return bring_in

@@ -21,7 +21,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("home")
     engine = storage.open_engine(f"sqlite:///{folder / 'sweeper.db'}")
     storage.migrate(engine)
-    scaled.write(engine, 240)
+    scaled.write(engine, 240, promotions=1)
     Writer(engine, "empty")
     engine.dispose()
     yield folder
@@ -78,6 +78,22 @@ def test_plan_prints_three_candidates_and_what_to_confirm(say):
     assert "confirm the fitted law first" in far
     assert "laws are trusted up to 8" in far
     assert far.count("  run ") == 3
+
+
+def test_a_plan_copies_the_best_trial_or_a_named_one_and_tells_of_earlier_full_runs(say):
+    told = json.loads(say("plan", "--study", "laws", "--tokens", "3B", "--json"))
+    named = json.loads(say("plan", "--study", "laws", "--tokens", "3B", "--trial", "8", "--json"))
+    assert named["trial"] == 8 != told["trial"]
+    for plan in (told, named):
+        given, copied = plan["start"]["given"], plan["candidates"][0]["values"]
+        assert (copied["learning_rate"], copied["batch_tokens"]) == (given["learning_rate"], given["batch_tokens"])
+    (earlier,) = told["earlier"]
+    assert (earlier["promotion"], earlier["stored"], earlier["trial"]) == (0, False, 8)
+    line = say("plan", "--study", "laws", "--tokens", "3B").splitlines()[-1]
+    assert line.startswith("earlier: promotion 0, 1,599,995,904 tokens: ")
+    assert f"came to {earlier['actual']:.4f}" in line and "foretold by the trials as they are today" in line
+    with pytest.raises(SweeperError, match="trial 12 of study laws is not among the runs that were fitted: pruned at"):
+        say("plan", "--study", "laws", "--tokens", "3B", "--trial", "12")
 
 
 def test_plan_of_hours_converts_them_by_the_devices_speed(say):

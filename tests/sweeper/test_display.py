@@ -99,6 +99,8 @@ def test_the_command_that_goes_on_has_all_that_was_given():
     left_out = {"yes": True, "host": "127.0.0.1", "port": None}
     full = promoting.Order(study="toy", trial=0, tokens="2x", device="cpu", **left_out)
     assert promoting._command(full) == "sweeper promote --study toy --trial 0 --tokens 2x --device cpu"
+    moved = promoting.Order(study="toy", trial=None, tokens=None, by="prior", device="auto", **left_out)
+    assert promoting._command(moved) == "sweeper promote --study toy --by prior"
 
 
 def test_a_stopped_study_is_resumed_as_it_was_launched(summary):

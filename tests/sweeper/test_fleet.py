@@ -1,6 +1,7 @@
 """Service and workers as children: kept alive, taken along, found again."""
 
 import socket
+import sys
 import threading
 from concurrent import futures
 
@@ -151,6 +152,25 @@ def test_devices_are_those_that_cuda_would_show(nvidia_smi, monkeypatch):
     assert devices.profile() == "cpu"
     with pytest.raises(SweeperError, match="--device cuda"):
         devices.assign("cuda", None)
+
+
+def test_a_macs_gpu_is_taken_where_it_is_asked_for_and_torch_sees_it(nvidia_smi):
+    assert devices.assign("mps", None, lambda: True) == ["mps"]
+    assert devices.assign("mps", 2, lambda: True) == ["mps", "mps"]
+    assert devices.resolve("mps", lambda: True) == "mps"
+    assert devices.environment("mps") == {"CUDA_VISIBLE_DEVICES": ""}
+    assert devices.describe("mps")
+    devices.check_several("mps", 1)
+    with pytest.raises(SweeperError, match="one GPU"):
+        devices.check_several("mps", 2)
+    with pytest.raises(SweeperError, match="or mps, got 'mps:0'"):
+        devices.resolve("mps:0")
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="torch may see one")
+def test_without_a_macs_gpu_mps_is_refused_with_what_to_do():
+    with pytest.raises(SweeperError, match="torch sees none here; use --device cpu"):
+        devices.assign("mps", 1)
 
 
 def test_workers_on_one_cpu_share_its_cores(monkeypatch):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator
-from pathlib import Path
+from collections.abc import Callable
 
 import optuna
 import pytest
@@ -15,15 +14,12 @@ from sweeper.errors import SweeperError
 from sweeper.export import export
 from sweeper.importing import importer
 from sweeper.importing.importer import Order
-from sweeper.importing.names import load_mapping
+from sweeper.importing.mapping import load_mapping
 from sweeper.importing.store import BATCH_RUNS
 from sweeper.results import Results
 from sweeper.service import Conflict, Service, find_study, spec_of
-from sweeper.settings import Settings
 from tests.sweeper.foreign_runs import (
-    Import,
     contents,
-    importer_into,
     log,
     optuna_trials,
     reasons,
@@ -32,18 +28,6 @@ from tests.sweeper.foreign_runs import (
     write_logs,
 )
 from tests.sweeper.talk import SPEC
-
-
-@pytest.fixture
-def service(storage_url: str, tmp_path: Path) -> Generator[Service]:
-    made = Service.open(Settings(home=tmp_path / "home", storage=storage_url))
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def bring_in(service: Service) -> Import:
-    return importer_into(service)
 
 
 def test_logs_become_a_stopped_study_with_curves_scores_and_artifacts(bring_in, service, tmp_path):
@@ -93,11 +77,11 @@ def test_importing_again_changes_nothing_and_new_logs_are_added(bring_in, servic
     assert (again.there, again.stored, again.skipped) == (14, {}, [])
     assert contents(service) == before and len(optuna_trials(service)) == 14
 
-    write_logs(folder, [log(0.5, 1.4), log(0.04, 1.4, 262_144)], start=14)
+    write_logs(folder, [log(0.5, 1.4), log(0.04, 1.4).replace("num_heads:8", "num_heads:16")], start=14)
     more = bring_in(folder)
     assert (more.there, more.stored) == (14, {"complete": 1})
     assert json.loads(more.axes["optim.matrix_lr"]) == {"log": [0.01, 0.5]}
-    assert reasons(more) == {"off an axis of the study": 1}
+    assert reasons(more) == {"another base than the study's": 1}
     assert all(row in contents(service)["sweeper_runs"] for row in before["sweeper_runs"])
     assert [trial.number for trial in optuna_trials(service)] == list(range(15))
 
@@ -217,8 +201,23 @@ def test_an_imported_study_is_left_alone_by_the_service_and_refused_while_it_run
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [("lr=optim.matrx_lr", "did you mean 'optim.matrix_lr'"), ("lr", "COLUMN=PATH"), ("gone.toml", "cannot read")],
+    [
+        ("lr=score*fast", "a factor is a number"),
+        ("lr=score/0", "must be positive"),
+        ("lr=optim.matrx_lr", "did you mean 'optim.matrix_lr'"),
+        ("lr", "COLUMN=PATH"),
+        ("gone.toml", "cannot read"),
+    ],
 )
 def test_a_wrong_mapping_is_refused_with_what_was_expected(given, said):
     with pytest.raises(SweeperError, match=said):
         load_mapping([given])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("lr", "PATH=VALUE"), ("score=1", "same for all"), ("model.num_layers=many", "number"), ("x=1", "no config path")],
+)
+def test_a_wrong_constant_is_refused_with_what_was_expected(given, said):
+    with pytest.raises(SweeperError, match=said):
+        load_mapping([], [given])

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeper.importing import logs, rows
+from sweeper.importing import logs, rows, tables
 from sweeper.importing.logs import Reading
 from sweeper.importing.names import Names, convert, number
 from sweeper.importing.runs import Run, Skipped
@@ -22,14 +22,14 @@ from tests.sweeper.foreign_runs import log, some_logs, write_csv, write_logs
 PLAIN = Reading(columns={}, known=frozenset())
 
 
-def table(*cells: dict[str, Any]) -> rows.Table:
+def table(*cells: dict[str, Any]) -> tables.Table:
     columns = list(dict.fromkeys(name for row in cells for name in row))
     placed = [(f"row {place}", row) for place, row in enumerate(cells)]
-    return rows.Table(source="t", columns=columns, rows=placed, broken=[], curves={})
+    return tables.Table(source="t", columns=columns, rows=placed, broken=[], curves={})
 
 
 def understood(*cells: dict[str, Any], **columns: str) -> list[Run | Skipped]:
-    return rows.understand(table(*cells), Names(columns), frozenset())[0]
+    return rows.understand(table(*cells), Names(columns), frozenset(), {}).runs
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,30 @@ def test_a_database_of_the_first_revision_keeps_its_trials(empty_url: str, tmp_p
     assert not tables_left & {"sweeper_scores", "sweeper_exports"}
 
 
+def test_promotions_of_an_earlier_revision_keep_their_plans_and_say_whose_values_they_ran(empty_url: str) -> None:
+    engine = storage.open_engine(empty_url)
+    config = storage.alembic_config()
+    old = {"study_id": 1, "plan": {"tokens": 7}, "state": "complete", "created_at": 1.0}
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0005")
+        tables = MetaData()
+        tables.reflect(connection)
+        connection.execute(tables.tables["sweeper_studies"].insert().values(OLD_ROWS["sweeper_studies"]))
+        promotions = tables.tables["sweeper_promotions"]
+        connection.execute(promotions.insert().values({**old, "id": 1, "number": 0, "trial_number": 3}))
+        connection.execute(promotions.insert().values({**old, "id": 2, "number": 1, "trial_number": None}))
+    storage.migrate(engine)
+    found = Results(engine).promotions("old")
+    assert [(one.trial, one.planned_tokens, one.state) for one in found] == [(3, 7, "complete"), (None, 7, "complete")]
+    assert [(one.by, one.foretold) for one in found] == [("copied", None), ("own", None)]
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0005")
+        assert connection.execute(text("SELECT count(*) FROM sweeper_promotions")).scalar() == 2
+    engine.dispose()
+
+
 def test_a_database_of_a_newer_sweeper_is_refused_in_words(empty_url: str) -> None:
     engine = storage.open_engine(empty_url)
     storage.migrate(engine)

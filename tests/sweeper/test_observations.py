@@ -14,10 +14,11 @@ from sqlalchemy import Engine
 
 from sweeper import observations_laws
 from sweeper.errors import SweeperError
-from sweeper.observations import BudgetScore, RunFacts, Switches, bridge
+from sweeper.observations import BudgetScore, RunFacts, bridge
 from sweeper.observations_plan import plan
 from sweeper.observations_read import FitsStore
 from sweeper.observations_recipe import counted, mean_rate, recipe
+from sweeper.observations_switches import Switches
 from sweeper.observations_trust import RungTable, rung_table, seed_noise
 from sweeper.results import Results, UnknownError
 from sweeper.scaling.power_law import PowerLaw
@@ -51,7 +52,7 @@ def run(number: int = 0, state: str = "complete", **changes: Any) -> RunFacts:
 def branch(share: float, val_bpb: float) -> BudgetScore:
     step = round(1000 * share)
     return BudgetScore(
-        tokens=131_072 * step, step=step, seconds=100.0 * share, val_bpb=val_bpb, stderr=0.003, full=False
+        tokens=131_072 * step, step=step, seconds=100.0 * share, val_bpb=val_bpb, stderr=0.003, budget=100.0 * share
     )
 
 

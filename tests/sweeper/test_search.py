@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from sweeper import control, search, space
 from sweeper.errors import SweeperError
-from sweeper.pruners import HalvingPruner, make_pruner
+from sweeper.pruners import HalvingPruner, is_behind, make_pruner
 from sweeper.search import Search
 from sweeper.service import Service
 from sweeper.study import StudySpec
@@ -93,6 +93,26 @@ def test_halving_judges_at_the_last_rung_alone() -> None:
     for early, late in [(1.0, 5.0), (5.0, 1.0), (3.0, 3.0)]:
         study.add_trial(optuna.trial.create_trial(state=TrialState.RUNNING, intermediate_values={30: early, 60: late}))
     assert [HalvingPruner(3).prune(study, trial) for trial in study.trials] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("rule", "behind"),
+    [
+        ({"type": "halving", "factor": 2}, [3, 4]),
+        ({"type": "median", "startup_trials": 3}, [3, 4]),
+        ({"type": "median", "startup_trials": 4}, []),
+        ({"type": "percentile", "percentile": 80.0, "startup_trials": 3}, [4]),
+        ({"type": "none"}, []),
+    ],
+)
+def test_rules_rank_by_values_that_trials_did_not_report(rule: dict[str, Any], behind: list[int]) -> None:
+    complete = dict.fromkeys((0, 1, 2), TrialState.COMPLETE)
+    trials = reported(9.0, 8.0, 7.0, 6.0, 5.0, 4.0, states=complete | {5: TrialState.FAIL}).trials
+    values = {0: 1.0, 1: 2.0, 2: 3.0, 3: 2.5, 4: 4.0, 5: 0.1}
+
+    told = [number for number in (3, 4) if is_behind(spec(pruner=rule).pruner, number, values, trials)]
+
+    assert told == behind
 
 
 def test_halving_spends_less_and_keeps_the_winner(service: Service) -> None:

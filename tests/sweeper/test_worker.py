@@ -101,6 +101,14 @@ def test_runs_are_executed_one_after_another_and_the_worker_leaves(serve, start)
     assert service.hellos[0]["device"] == "cpu" and service.hellos[0]["device_name"]
 
 
+def test_a_worker_of_a_macs_gpu_has_its_trainer_take_it(serve, start):
+    service = serve(grant())
+    _, thread = start(service, device="mps")
+    finish(thread)
+    assert service.hellos[0]["device"] == "mps"
+    assert service.events[1][0]["device"] == "mps"
+
+
 def test_events_travel_in_batches(serve, start, monkeypatch):
     monkeypatch.setenv("FAKE_STEPS", "200")
     monkeypatch.setenv("FAKE_STEP_SECONDS", "0.005")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -81,3 +82,42 @@ def test_what_the_index_says_is_what_the_file_is(tmp_path):
     assert entry["bytes"] == path.stat().st_size
     assert (entry["step"], entry["phase"], entry["val_bpb"]) == (7, "last", 1.25)
     assert checkpoint.read(path, CPU)["step"] == 7
+
+
+def draws(count: int = 4) -> list[float]:
+    found: list[float] = torch.rand(count).tolist()
+    return found
+
+
+def parted(rank: int, seed: int = 3) -> list[float]:
+    torch.manual_seed(seed)
+    torch.rand(10)
+    checkpoint.part_ways(rank, CPU)
+    return draws()
+
+
+def test_ranks_part_ways_and_the_first_goes_on_as_it_was():
+    torch.manual_seed(3)
+    torch.rand(10)
+    unparted = draws()
+    ways = [parted(rank) for rank in range(4)]
+    assert ways[0] == unparted and len({tuple(way) for way in ways}) == 4
+    assert ways == [parted(rank) for rank in range(4)] and ways[1] != parted(1, seed=4)
+
+
+def test_a_checkpoint_holds_the_draws_of_every_rank_and_others_part_from_the_first():
+    states, expected = [], []
+    for rank in range(2):
+        parted(rank)
+        states.append(checkpoint.random_state(CPU))
+        expected.append(draws())
+    saved = checkpoint.random_states(states)
+
+    def resumed(rank: int, saved: dict[str, Any] = saved) -> list[float]:
+        checkpoint.restore_rank(saved, rank, CPU)
+        return draws()
+
+    assert [resumed(0), resumed(1)] == expected
+    assert resumed(2) == resumed(2) and resumed(2) not in expected, "a rank that the saved run had not"
+    of_an_earlier_version = states[0]
+    assert resumed(0, of_an_earlier_version) == expected[0] != resumed(1, of_an_earlier_version)

@@ -8,6 +8,7 @@ import torch
 from trainer import device
 from trainer.config import ModelConfig
 from trainer.evaluate import evaluating
+from trainer.generate import Samples
 from trainer.models.gpt import GPT
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch warns itself on the way, and stumbles when that raises
@@ -83,3 +84,16 @@ def test_all_options_at_once_break_no_graph():
 
 def test_more_shapes_than_the_default_limit_are_all_compiled():
     assert [graphs_of(50, 1, batch=batch, validate=False) for batch in range(1, 10)] == [2] * 9
+
+
+def test_samples_of_a_compiled_model_compile_nothing():
+    torch.manual_seed(0)
+    model = GPT(ModelConfig(vocab_size=50, num_layers=2, model_dim=32, num_heads=2, num_kv_heads=1))
+    plain = Samples([[1, 2], [3]], tokens=6, seq_len=8, seed=1).of(model, 5)
+    model.compile_blocks(backend="eager")
+    tokens = torch.randint(50, (2, 9))
+    model(tokens[:, :-1], tokens[:, 1:]).backward()
+    before = device.compiled()
+
+    assert Samples([[1, 2], [3]], tokens=6, seq_len=8, seed=1).of(model, 5) == plain
+    assert device.compiled() == before

@@ -156,13 +156,15 @@ def run(job, group):
     def should_stop():  # of rank 1 alone
         return group.rank == 1 and any(isinstance(e, events.Step) and e.step == job.get("stop_after") for e in said)
     train(TrainConfig.from_dict(job["config"]), said.append, should_stop, group)
+    draws.append(torch.rand(4).tolist())
     resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     return [events.to_dict(event) for event in said]
 
-folder = Path(sys.argv[1])
+folder, draws = Path(sys.argv[1]), []
 with distributed.joined() as group:
     answer = {"muon": (updated(group) - updated(distributed.ALONE)).abs().max().item()}
     answer["runs"] = [run(job, group) for job in json.loads((folder / "jobs.json").read_text())]
+    answer["draws"] = draws
     (folder / f"rank{group.rank}.json").write_text(json.dumps(answer))
 """
 
@@ -229,6 +231,39 @@ def test_ranks_agree_on_updates_clock_stop_checkpoints_and_memory(values, tmp_pa
     assert "on another device" in only(halved, events.Notice)[0].message
     assert "allocate memory" in only(said[1][3], events.Notice)[0].message
     assert outcome(halved).val_bpb == pytest.approx(outcome(alone(large)).val_bpb, rel=1e-4)
+
+
+def test_ranks_drop_out_channels_of_their_own_and_go_on_exactly(values, tmp_path):
+    values["model"] = {"family": "helix", "vocab_size": 64}
+    values["helix"] = {"d_model": 32, "num_heads": 4, "linear_feature_dim": 8, "num_loops": 2, "dropout": 0.3}
+    values["optim"] = {"matrix_optimizer": "adamw", "matrix_lr": 5e-3, "scalar_lr": 5e-3, "embed_lr": 5e-3}
+
+    def saving(name: str) -> dict[str, Any]:
+        return values | {"checkpoint": {"path": str(tmp_path / name)}}
+
+    assert alone(saving("from one"), stop_after=5)[-1].reason == "stopped"
+    jobs = [
+        {"config": values},
+        {"config": saving("from two"), "stop_after": 5},
+        {"config": saving("from two")},
+        {"config": saving("from one")},
+        {"config": values | {"budget": {"steps": 1}, "helix": values["helix"] | {"dropout": 0.0}}},
+    ]
+    _, (said, _) = on_every_rank(tmp_path, jobs)
+    draws = [json.loads((tmp_path / f"rank{rank}.json").read_text())["draws"] for rank in range(2)]
+    unbroken, stopped, resumed, from_one, plain = said
+
+    assert all(ours != theirs for ours, theirs in zip(*draws, strict=True)), "no two ranks draw the same"
+    assert stopped[-1].reason == "stopped" and resumed[0].resumed_step == from_one[0].resumed_step == 5
+    assert outcome(resumed).val_bpb == outcome(unbroken).val_bpb
+    assert [rank[2] for rank in draws] == [rank[0] for rank in draws], "every rank goes on with its own draws"
+    assert outcome(from_one).step == 12
+    same_start = alone(jobs[-1]["config"])
+    assert only(plain, events.Step)[0].train_loss == pytest.approx(
+        only(same_start, events.Step)[0].train_loss, rel=1e-6
+    )
+    by_one = alone(saving("from two"))  # which is complete: its outcome is said again, by whoever goes on from it
+    assert by_one[0].resumed_step == 12 and by_one[-1].reason == "complete"
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")

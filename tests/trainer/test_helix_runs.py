@@ -253,3 +253,12 @@ def test_compiled_it_is_the_same_model(vocab_size):
     assert loss == pytest.approx(expected, rel=1e-6)
     for gradient, right in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(gradient, right, rtol=1e-4, atol=1e-7)
+
+
+def test_samples_do_not_hide_what_the_validation_found_inside(helix):
+    helix["eval"] = {**helix.get("eval", {}), "fractions": [0.5], "sample_tokens": 3}
+
+    said = run(helix)
+
+    assert len(only(said, events.Sample)) >= 4
+    assert [notice.message for notice in only(said, events.Notice) if "share of each loop" in notice.message] != []

@@ -74,9 +74,10 @@ async function enqueue(form) {
   toast((await post(form.dataset.enqueue, { params: values(form) })).message);
 }
 
-function request(form, planOnly) {
+function request(form, planOnly, agreed = {}) {
   const trial = form.dataset.trial === undefined ? null : Number(form.dataset.trial);
-  return post(form.dataset.promote, { trial, tokens: form.tokens.value.trim() || null, plan_only: planOnly });
+  const asked = { trial, tokens: form.tokens.value.trim() || null, by: form.by.value || null };
+  return post(form.dataset.promote, { ...asked, ...agreed, plan_only: planOnly });
 }
 
 async function plan(form) {
@@ -88,16 +89,47 @@ async function plan(form) {
     `Trial ${found.trial}, streamed on as promotion: ${number(found.tokens)} tokens in ${number(found.steps)} steps`,
     found.seconds === null ? "how long it takes is not known: nothing of this shape was measured yet" : `about ${time} at ${number(found.tokens_per_second)} tokens/s`,
     `the trial: ${number(found.trial_tokens)} tokens, ${found.judge.replaceAll("_", " ")} val_bpb ${found.trial_val_bpb.toFixed(4)}`,
+    ...(found.transfer ? [found.transfer.why] : []),
+    ...(found.transfer?.because.length ? [`to be confirmed first: ${found.transfer.because.join("; ")}`] : []),
     ...found.notes,
   ];
   const list = document.createElement("ul");
   list.append(...lines.map((words) => Object.assign(document.createElement("li"), { textContent: words })));
-  form.querySelector(".plan").replaceChildren(list);
-  form.querySelector("[type=submit]").disabled = false;
+  form.querySelector(".plan").replaceChildren(...candidates(found.transfer), list);
+  const start = form.querySelector("[type=submit]");
+  start.disabled = false;
+  // What was shown is what runs: another wish needs another plan, and a law that changed since is refused.
+  form.agreed = found.transfer ? { by: found.transfer.chosen, data_hash: found.transfer.data_hash } : {};
+  form.addEventListener("input", () => (start.disabled = true), { once: true });
+}
+
+const LAWS = { copied: "copied", prior: "prior law", fitted: "fitted law" };
+
+function candidates(transfer) {
+  if (!transfer?.candidates.length) return [];
+  const short = (value) => Number(value.toPrecision(4)).toLocaleString("en", { maximumSignificantDigits: 4 });
+  const score = (e) => (e ? `${e.value.toFixed(4)} (${e.low.toFixed(4)} to ${e.high.toFixed(4)})` : "none");
+  const rows = [
+    ["", ...transfer.candidates.map((one) => LAWS[one.by] + (one.by === transfer.chosen ? " (taken)" : ""))],
+    ["matrix_lr", ...transfer.candidates.map((one) => short(one.learning_rate))],
+    ["weight decay", ...transfer.candidates.map((one) => short(one.weight_decay))],
+    ["batch", ...transfer.candidates.map((one) => one.batch_tokens.toLocaleString("en"))],
+    ["steps", ...transfer.candidates.map((one) => one.steps.toLocaleString("en"))],
+    ["foretold val_bpb, 95 %", ...transfer.candidates.map((one) => score(one.predicted))],
+  ];
+  const table = document.createElement("table");
+  for (const [place, cells] of rows.entries()) {
+    const tag = (column) => (place === 0 || column === 0 ? "th" : "td");
+    const made = cells.map((text, column) => Object.assign(document.createElement(tag(column)), { textContent: text }));
+    table.insertRow().append(...made);
+  }
+  const frame = Object.assign(document.createElement("div"), { className: "scroll" });
+  frame.append(table);
+  return [frame];
 }
 
 async function promote(form) {
-  const found = await request(form, false);
+  const found = await request(form, false, form.agreed);
   toast(`Promotion ${found.number} of trial ${found.trial} waits for a worker.`);
 }
 

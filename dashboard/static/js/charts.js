@@ -1,7 +1,9 @@
-// Figures: fetched when they come into view and again when their data changed; drawn by Plotly, loaded from
-// this server. A container's data-figure names its figure, and may be filled by several plots.
+// Figures: fetched when they come near the view, those in it first, and again when their data changed; drawn by
+// Plotly, loaded from this server. A container's data-figure names its figure, and may be filled by several plots.
 
 const LEAST_MS_BETWEEN = 3000; // two fetches of one figure
+const MOST_AT_ONCE = 2; // figures under way: more would delay the one that the reader looks at
+const AHEAD = 800; // pixels: how near to the view a figure must come
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const CONFIG = {
   responsive: true,
@@ -18,10 +20,16 @@ function plotly(address) {
     script.src = address;
     script.async = true;
     script.onload = () => resolve(window.Plotly);
-    script.onerror = () => reject(new Error("plotly.min.js could not be loaded"));
+    script.onerror = () => reject(new Error("Plotly could not be loaded"));
     document.head.append(script);
   });
   return plotlyPromise;
+}
+
+// Pixels between a figure and the view; 0 inside it.
+function distance(box) {
+  const { top, bottom } = box.getBoundingClientRect();
+  return Math.max(0, top - window.innerHeight, -bottom);
 }
 
 export class Charts {
@@ -33,12 +41,16 @@ export class Charts {
     this.addressOf = addressOf;
     this.trialPath = trialPath;
     this.charts = new Map();
-    const observer = new IntersectionObserver((entries) => this.#seen(entries), { rootMargin: "300px" });
+    const observer = new IntersectionObserver((entries) => this.#seen(entries), { rootMargin: `${AHEAD}px` });
     for (const box of document.querySelectorAll("[data-figure]")) {
-      this.charts.set(box.dataset.figure, { box, visible: false, stale: true, busy: false, at: 0, tag: "", plots: new Map() });
+      const visible = distance(box) < AHEAD; // the observer tells it after the first paint only
+      this.charts.set(box.dataset.figure, { box, visible, stale: true, busy: false, at: 0, tag: "", plots: new Map() });
       observer.observe(box);
     }
     dark.addEventListener("change", () => this.refresh([...this.charts.keys()]));
+    this.#update();
+    // Read by the browser after the first paint, while the first figures are on their way; what fails is told when drawn.
+    requestAnimationFrame(() => setTimeout(() => plotly(plotlyAddress).catch(() => {})));
   }
 
   refresh(keys) {
@@ -46,8 +58,8 @@ export class Charts {
       const chart = this.charts.get(key);
       if (!chart) continue;
       chart.stale = true;
-      this.#update(key);
     }
+    this.#update();
   }
 
   // At once, however short ago it was drawn: the reader asked.
@@ -58,21 +70,27 @@ export class Charts {
 
   #seen(entries) {
     for (const entry of entries) {
-      const key = entry.target.dataset.figure;
-      this.charts.get(key).visible = entry.isIntersecting;
-      if (entry.isIntersecting) this.#update(key);
+      const chart = this.charts.get(entry.target.dataset.figure);
+      chart.visible = entry.isIntersecting || (chart.visible && !chart.at); // passed by: drawn once all the same
+    }
+    this.#update();
+  }
+
+  // Begins as many as may be under way, the one nearest to the reader's eye first.
+  #update() {
+    let free = MOST_AT_ONCE - [...this.charts.values()].filter((chart) => chart.busy).length;
+    const wanted = [...this.charts].filter(([, chart]) => chart.visible && chart.stale && !chart.busy);
+    const far = new Map(wanted.map(([key, chart]) => [key, distance(chart.box)]));
+    for (const [key, chart] of wanted.sort(([a], [b]) => far.get(a) - far.get(b))) {
+      const wait = chart.at + LEAST_MS_BETWEEN - Date.now();
+      if (wait > 0) {
+        clearTimeout(chart.timer);
+        chart.timer = setTimeout(() => this.#update(), wait);
+      } else if (free-- > 0) this.#renew(key, chart);
     }
   }
 
-  async #update(key) {
-    const chart = this.charts.get(key);
-    if (!chart.visible || !chart.stale || chart.busy) return;
-    const wait = chart.at + LEAST_MS_BETWEEN - Date.now();
-    if (wait > 0) {
-      clearTimeout(chart.timer);
-      chart.timer = setTimeout(() => this.#update(key), wait);
-      return;
-    }
+  async #renew(key, chart) {
     chart.busy = true;
     chart.stale = false;
     chart.at = Date.now();
@@ -81,11 +99,11 @@ export class Charts {
     } catch (error) {
       if (!chart.plots.size) this.#note(chart, `Could not be drawn: ${error.message}`);
       chart.stale = true;
-      chart.timer = setTimeout(() => this.#update(key), 2 * LEAST_MS_BETWEEN);
+      chart.at = Date.now() + LEAST_MS_BETWEEN; // not before twice that time
     } finally {
       chart.busy = false;
     }
-    if (chart.stale) this.#update(key);
+    this.#update();
   }
 
   async #fetchAndDraw(key, chart) {

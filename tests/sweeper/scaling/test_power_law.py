@@ -9,7 +9,7 @@ from sweeper.scaling import priors
 from sweeper.scaling.grouping import cells
 from sweeper.scaling.optimum import fit_optimum
 from sweeper.scaling.power_law import PowerLaw, fit_power_law, law_of_optima, prior_law
-from sweeper.scaling.records import Unidentified
+from sweeper.scaling.records import Estimate, Unidentified
 from tests.sweeper.scaling import studies
 
 SEED_POINTS = {"steps": [2000.0, 5000.0, 8000.0]}
@@ -118,6 +118,19 @@ def test_cells_without_an_optimum_are_excluded_with_their_reason():
     assert isinstance(law, Unidentified)
     assert law.not_identified == "no cell has an optimum"
     assert "edge" in law.excluded[0].reason
+
+
+def test_a_size_that_follows_another_carries_its_exponent_along():
+    """rate = D^-.1 B^.3 along B = D^.5 is D^.05; an uncertain .5 makes it uncertain."""
+    random = np.random.default_rng(0)
+    sizes = {name: np.exp(random.uniform(18, 24, 40)) for name in ("tokens", "batch_tokens")}
+    rates = sizes["tokens"] ** -0.1 * sizes["batch_tokens"] ** 0.3 * np.exp(random.normal(0, 0.02, 40))
+    law = fit_power_law(rates, sizes, scatter_octaves=0.05)
+
+    sure, unsure = (law.along("tokens", "batch_tokens", Estimate(0.5, 0.5 - w, 0.5 + w)) for w in (0.0, 0.1))
+
+    assert sure.low < 0.05 < sure.high and sure.width < 0.02
+    assert unsure.value == sure.value and unsure.width == pytest.approx(0.06, abs=0.01)
 
 
 def test_intervals_are_the_same_for_the_same_seed():

@@ -14,7 +14,7 @@ from sweeper.scaling.batch import choose_batch
 from sweeper.scaling.gate import confirmation
 from sweeper.scaling.loss_law import LossLaw, fit_loss_law
 from sweeper.scaling.power_law import fit_power_law, prior_law
-from sweeper.scaling.setting import Laws, Start, Target
+from sweeper.scaling.setting import Given, Laws, Start, Target
 from sweeper.scaling.shading import excess, shade
 from sweeper.scaling.step_time import StepTime, fit_step_time
 from sweeper.scaling.transfer import candidates
@@ -79,6 +79,21 @@ def test_the_copy_keeps_rate_batch_and_decay():
     assert (copied.learning_rate, copied.batch_tokens, copied.weight_decay) == (0.035, 131_072, 0.025)
     assert copied.steps == pytest.approx(22_888, abs=1)
     assert copied.rate_factor == 1
+
+
+def test_a_copy_has_what_the_run_was_given_and_is_judged_from_its_cells_optimum():
+    given = Given(learning_rate=0.07, batch_tokens=65_536, weight_decay=0.0)
+    start, laws = replace(SHORT, given=given), Laws(rate=rate_law(), loss=three_term_law())
+    copied, _, fitted = candidates(start, LONG, laws)
+
+    assert (copied.values.learning_rate, copied.values.batch_tokens, copied.values.weight_decay) == (0.07, 65_536, 0.0)
+    assert (copied.values.tau, copied.values.rate_factor) == (np.inf, 2.0)
+    assert fitted == candidates(SHORT, LONG, laws)[2], "the law starts from the optimum all the same"
+    tuned = candidates(replace(start, given=replace(given, learning_rate=0.02)), LONG, laws)[0]
+    assert copied.predicted_loss.value > tuned.predicted_loss.value
+    assert confirmation(replace(start, censored=True), LONG, laws, copied).runs[0].weight_decay == 0
+    with pytest.raises(ValueError, match="weight_decay must not be negative, got -1"):
+        replace(given, weight_decay=-1)
 
 
 def test_decay_keeps_tau_where_tokens_per_parameter_stay():
@@ -268,3 +283,21 @@ def test_censored_cells_call_for_confirmation():
 def test_ends_that_make_no_sense_are_refused(record, change, message):
     with pytest.raises(ValueError, match=message):
         replace(record, **change)
+
+
+def test_a_batch_that_may_be_too_large_already_is_not_grown():
+    law, timed = prior_law(priors.BATCH, {"tokens": TOKENS}), {"tokens": None, "seconds": 6000.0, "depth": 8.0}
+    target = replace(LONG, **timed, step_time=device())
+
+    assert choose_batch(SHORT, target, law) > SHORT.batch_tokens
+    assert choose_batch(replace(SHORT, least_batch=True), target, law) == SHORT.batch_tokens
+
+
+def test_a_loss_law_that_is_not_sure_leaves_the_batch_to_the_power_law():
+    law, prior = three_term_law(), prior_law(priors.BATCH, {"tokens": TOKENS})
+    target = replace(LONG, tokens=None, seconds=600.0, depth=8.0, step_time=device(), batch_quantum=8192)
+    spread = law.draws_Dp + np.random.default_rng(0).normal(size=law.draws_Dp.shape) * [0, 0, 0, 0.3, 0.3]
+
+    unsure = choose_batch(SHORT, target, prior, replace(law, draws_Dp=spread))
+
+    assert unsure == choose_batch(SHORT, target, prior) != choose_batch(SHORT, target, prior, law)

@@ -1,0 +1,67 @@
+"""The cells of a study, runs that may be compared, and the best rate of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sweeper.observations_kept import DECAY_OCTAVES, DRAWS, Kept, best_rate
+from sweeper.scaling.optimum import Optimum
+from sweeper.scaling.pooled import fit_pooled
+from sweeper.scaling.records import Integers, Observations
+
+FEWEST_OWN = 3
+"""Cells with an optimum from their own runs alone, from which no cell borrows the curvature of others."""
+TERMS = ("n_params", "batch_tokens", "tokens")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Cell:
+    """Runs that may be compared, and their best learning rate."""
+
+    rows: Integers
+    n_params: float
+    tokens: float
+    batch_tokens: float
+    depth: float
+    optimum: Optimum
+    joint: bool
+    """Whether decay was fitted with the rate, as it varies inside the cell."""
+
+    @property
+    def sizes(self) -> dict[str, float]:
+        return {"n_params": self.n_params, "batch_tokens": self.batch_tokens, "tokens": self.tokens}
+
+
+def cells_of(runs: Observations, groups: Sequence[Integers], kept: Kept) -> tuple[Cell, ...]:
+    """The groups in which the rate varies.
+
+    Where fewer than FEWEST_OWN have an optimum from their own runs, those without share a curvature with all others.
+    """
+    made = tuple(_cell(runs, rows, kept) for rows in groups if _varies(runs, rows))
+    return made if sum(bool(cell.optimum.at) for cell in made) >= FEWEST_OWN else _pooled(runs, made)
+
+
+def _varies(runs: Observations, rows: Integers) -> bool:
+    return len(np.unique(np.round(np.log2(runs.learning_rate[rows]), 3))) >= 2
+
+
+def _cell(runs: Observations, rows: Integers, kept: Kept) -> Cell:
+    part = runs.take(rows)
+    columns = (part.learning_rate, part.weight_decay, part.steps, part.loss, part.loss_stderr, part.diverged)
+    found, joint = kept.get("best rate", columns, lambda: best_rate(part))
+    middle = {n: float(np.exp(np.log(getattr(part, n)).mean())) for n in TERMS}
+    return Cell(rows=rows, depth=float(np.median(part.depth)), optimum=found, joint=joint, **middle)
+
+
+def _pooled(runs: Observations, cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
+    taus = np.concatenate([runs.tau[cell.rows] for cell in cells] or [np.empty(0)])
+    joint = len(taus) > 0 and bool(np.isfinite(taus).all() and np.ptp(np.log2(runs.weight_decay)) > DECAY_OCTAVES)
+    axes = ("learning_rate", "tau") if joint else ("learning_rate",)
+    shared = fit_pooled(runs, [cell.rows for cell in cells], axes, draws=DRAWS)
+    return tuple(
+        replace(cell, optimum=found, joint=joint) if found.at and not cell.optimum.bounds else cell
+        for cell, found in zip(cells, shared, strict=True)
+    )

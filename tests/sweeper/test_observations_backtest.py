@@ -1,0 +1,64 @@
+"""Laws of a study's smaller budgets against its longest one."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from sweeper.commands import fitting
+from sweeper.observations_backtest import Backtest, backtest
+from sweeper.observations_read import FitsStore
+from sweeper.observations_switches import Switches
+from sweeper.results import Results
+from sweeper.service import Service
+from sweeper.settings import Settings
+from tests.sweeper import lawful
+
+
+@pytest.fixture
+def swept(migrated_file: Path, tmp_path: Path) -> Iterator[Service]:
+    path = shutil.copy(migrated_file, tmp_path / "sweeper.db")
+    service = Service.open(Settings(home=tmp_path, storage=f"sqlite:///{path}", lease_seconds=60.0))
+    lawful.sweep(service)
+    yield service
+    service.close()
+
+
+def test_what_smaller_budgets_say_is_held_against_the_longest(swept: Service) -> None:
+    fits = FitsStore(swept.engine, Results(swept.engine)).fits(lawful.NAME)
+
+    found = backtest(fits)
+
+    assert isinstance(found, Backtest)
+    assert (found.used, found.unit) == (tuple(map(float, lawful.LADDER)), "tokens")
+    assert found.held_back == pytest.approx(lawful.TOKENS, rel=1e-6)
+    for worth in found.worths:
+        rate, batch = worth.values.learning_rate, worth.values.batch_tokens
+        truth = lawful.loss(batch, lawful.TOKENS, rate)
+        least = min(lawful.loss(b, lawful.TOKENS, lawful.best_rate(b, lawful.TOKENS)) for b in lawful.BATCHES)
+        assert worth.regret is not None
+        assert worth.regret.value == pytest.approx(truth / least - 1, abs=2e-3)
+        assert worth.regret.low <= worth.regret.value <= worth.regret.high
+    by_name = {worth.name: worth for worth in found.worths}
+    off = math.log2(by_name["fitted law"].best_rate.value / lawful.best_rate(4096, lawful.TOKENS))
+    assert abs(off) < 0.3
+
+    told = io.StringIO()
+    fitting.check(swept.settings, lawful.NAME, Switches(), Console(file=told, width=300))
+    assert "from budgets of 2,048,000, 4,096,000 to 8,192,000 tokens" in told.getvalue()
+    assert told.getvalue().count("%") >= 9
+
+
+def test_without_two_smaller_budgets_it_says_what_is_needed(swept: Service) -> None:
+    fits = FitsStore(swept.engine, Results(swept.engine)).fits(lawful.NAME)
+    alone = tuple(dataclasses.replace(run, outcomes=run.outcomes[-1:]) for run in fits.study.trials)
+    fits.study = dataclasses.replace(fits.study, trials=alone)
+
+    assert backtest(fits) == "it has 1 of 3 budgets needed: `[budget] ladder` in the study file gives them"

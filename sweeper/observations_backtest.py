@@ -57,7 +57,8 @@ def backtest(fits: Fits) -> Backtest | str:
     facts = [run for run in fits.study.trials if run.state == "complete"]
     budgets = sorted({outcome.budget for run in facts for outcome in run.outcomes if outcome.budget is not None})
     if len(budgets) + 1 < FEWEST_BUDGETS:
-        return f"it has {len(budgets) + 1} of {FEWEST_BUDGETS} budgets needed: `[budget] ladder` in the study file gives them"
+        there = f"it has {len(budgets) + 1} of {FEWEST_BUDGETS} budgets needed"
+        return f"{there}: `[budget] ladder` in the study file gives them"
     cells = _longest_cells(fits)
     if not cells:
         return "no cell has an optimum at the longest budget"

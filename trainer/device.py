@@ -68,7 +68,7 @@ def compiled() -> dict[str, Any]:
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """Compiled modules run as they were written, for the block: of shapes that would cost more to compile than to run."""
+    """Compiled modules run as they were written, for the block: for shapes that take longer to compile than to run."""
     if "torch._dynamo" not in sys.modules:  # nothing is compiled, and to import it takes two seconds
         yield
         return

@@ -79,7 +79,8 @@ def bowls(fits: Fits, theme: Theme) -> Card:
         f"{len(found)} with a vertex{drawn_of}; the stronger the colour the more tokens",
         excluded=run_reasons(fits),
         missing=missing,
-        method="95 % intervals of each vertex: half residual, half case bootstrap inside the cell"
+        method="95 % intervals of each vertex: "
+        + "; ".join(dict.fromkeys(cell.optimum.interval_method for cell in found or cells[:1]))
         + ("; decay, where it varies, is fitted with the rate" if any(cell.joint for cell in cells) else "")
         + noise_words(fits),
     )

@@ -73,7 +73,8 @@ def surface(fits: Fits, theme: Theme) -> Card:
             *((f"for rate and {WORDS[one.second]}: {why}", count) for one in found for why, count in _left_out(one)),
         ],
         missing=missing,
-        method="95 %: half residual, half case bootstrap; shaded: +0.1, +0.25 and +0.5 % over the bottom; inner "
+        method="".join(f"{how}; " for how in dict.fromkeys(o.optimum.interval_method for o in found if o.optimum.at))
+        + "shaded: +0.1, +0.25 and +0.5 % over the bottom; inner "
         "ellipse: 95 % of the optimum; dashed ellipse: of the full run's best values, decay by the deviation of tau"
         + ("; grey: equal tau" if any(one.second == "weight_decay" for one in found) else ""),
     )

@@ -11,6 +11,7 @@ from sweeper.observations_fits import Fits
 from sweeper.observations_kept import DRAWS
 from sweeper.scaling.grouping import cells
 from sweeper.scaling.optimum import Optimum, fit_optimum
+from sweeper.scaling.pooled import fit_pooled
 from sweeper.scaling.records import Integers
 
 Second = Literal["weight_decay", "batch_tokens"]
@@ -34,7 +35,8 @@ class Surface:
 def surfaces(fits: Fits) -> tuple[Surface, ...]:
     """Rate and decay in a cell; rate and batch over the cells of one model at equal tokens.
 
-    Of the groups in which both vary: the one with an optimum at the longest horizon, else the one with most runs.
+    Of the groups in which both vary: the one with an optimum at the longest horizon, by its own runs or by a curvature
+    that all groups share, else the one with most runs.
     """
     found = (_best(fits, "weight_decay", fits.groups), _best(fits, "batch_tokens", _equal_tokens(fits)))
     return tuple(one for one in found if one is not None)
@@ -48,16 +50,20 @@ def _best(fits: Fits, second: Second, groups: list[Integers]) -> Surface | None:
     runs = fits.trials.runs
     usable = [rows for rows in groups if _varies(fits, second, rows)]
     by_horizon = sorted(usable, key=lambda rows: (round(float(np.log2(runs.tokens[rows]).mean()), 1), len(rows)))
-    first: Surface | None = None
+    axes = ("learning_rate", second)
+    made: list[Surface] = []
     for rows in by_horizon[::-1]:
-        optimum = fit_optimum(runs.take(rows), ("learning_rate", second), draws=DRAWS)
-        alive = rows[~runs.diverged[rows]]
-        made = Surface(second=second, rows=alive, diverged=rows[runs.diverged[rows]], optimum=optimum)
-        if optimum.at:
-            return made
-        if first is None or len(made.rows) > len(first.rows):
-            first = made
-    return first
+        made.append(_surface(fits, second, rows, fit_optimum(runs.take(rows), axes, draws=DRAWS)))
+        if made[-1].optimum.at:
+            return made[-1]
+    shared = zip(by_horizon, fit_pooled(runs, by_horizon, axes, draws=DRAWS), strict=True)
+    known = [_surface(fits, second, rows, optimum) for rows, optimum in shared if optimum.at]
+    return known[-1] if known else max(made, key=lambda one: len(one.rows), default=None)
+
+
+def _surface(fits: Fits, second: Second, rows: Integers, optimum: Optimum) -> Surface:
+    lost = fits.trials.runs.diverged[rows]
+    return Surface(second=second, rows=rows[~lost], diverged=rows[lost], optimum=optimum)
 
 
 def _varies(fits: Fits, second: Second, rows: Integers) -> bool:

@@ -80,13 +80,13 @@ def make_plan(
         return _command_plan(spec, study, request, run, outcome, waiting)
     phases = spec.plan if request.tokens is None else None
     tokens = 0 if phases else _tokens(spec.promote.tokens if request.tokens is None else request.tokens, outcome.tokens)
-    copied = _full(phases, run.config, tokens)
+    copied = _full(spec, phases, run.config, tokens)
     choice = choose(Basis(spec=spec, run=run, phases=phases, copied=copied))
     taken = choice.transfer.taken if choice.transfer.chosen != "copied" else None
     values, params = run.config, run.params
     if taken is not None:
         values, params = moved(run.config, run.params, copied.optim, taken, spec.space)
-    config = copied if taken is None else _full(phases, values, tokens)
+    config = copied if taken is None else _full(spec, phases, values, tokens)
     assert config.budget.tokens is not None
     with service.read() as session:
         speed = throughput.of_full_run(session, study.name, run, outcome, values, request.device_name)
@@ -104,11 +104,20 @@ def make_plan(
     )
 
 
-def _full(phases: Plan | None, values: dict[str, Any], tokens: int) -> TrainConfig:
+def _full(spec: StudySpec, phases: Plan | None, values: dict[str, Any], tokens: int) -> TrainConfig:
+    values = _alone(spec, values)
     try:
         return _with_phases(phases, values) if phases else _config(values, tokens)
     except ConfigError as error:
         raise SweeperError(f"these values cannot run in full: {error}") from error
+
+
+def _alone(spec: StudySpec, values: dict[str, Any]) -> dict[str, Any]:
+    """The values without the micro-batch that a study's trials share so that one compilation serves all: a run by itself
+    takes the largest that fits."""
+    if "micro_batch_tokens" in spec.base.get("data", {}):
+        return values
+    return {**values, "data": {**values["data"], "micro_batch_tokens": 0}}
 
 
 def _by_hand(
@@ -120,7 +129,7 @@ def _by_hand(
             f"study {study.name} has no plan with a value for each of its axes under [values]: "
             f"{', '.join(spec.space)}; add them, or promote a trial"
         )
-    config = _with_phases(spec.plan, spec.config(spec.plan.values))
+    config = _with_phases(spec.plan, _alone(spec, spec.config(spec.plan.values)))
     with service.read() as session:
         measured = throughput.known(session, request.device_name).get(shape_of(config.to_dict()))
     speed = None if measured is None else measured.tokens_per_second

@@ -19,6 +19,7 @@ from sweeper.errors import SweeperError
 from sweeper.export import export
 from sweeper.importing import importer
 from sweeper.importing.mapping import MapFile
+from sweeper.importing.runs import Run
 from sweeper.promote import promote
 from sweeper.protocol import PromoteRequest
 from sweeper.results import Results
@@ -27,10 +28,12 @@ from sweeper.tables import ScoreRow, ThroughputRow
 from tests.dashboard.serve import app_over, served
 from tests.sweeper import lawful, talk
 from tests.sweeper.foreign_runs import contents, optuna_trials
+from trainer.events import Outcome
 
 PLACE_OF_A_RUN = {"worker"}
 ROUNDED = {"seconds", "progress", "train_loss", "tokens_per_second"}
 one_database = pytest.mark.parametrize("storage_url", ["sqlite"], indirect=True)
+SCORED: dict[str, Any] = {"val_loss": 2.0, "val_bpb": 1.0, "val_tokens": 100}
 LIMITED = talk.SPEC | {
     "description": "Half of what can happen",
     "judge": "quantised",
@@ -271,6 +274,25 @@ def test_an_archive_is_known_by_its_first_line_where_it_was_renamed(service, bri
     plain = tmp_path / "mine.jsonl"
     plain.write_text("\n".join(map(json.dumps, lines(renamed))))
     assert bring_in(plain).there == 5
+
+
+def test_a_smaller_budget_is_no_final_score_and_no_progress():
+    run = Run(source="here", identity="1", name="one", values={})
+    run.tell([Outcome(step=3, tokens=300, seconds=3.0, budget=3.0, **SCORED)], 0.0)
+    assert (run.judged, run.step, run.progress, run.val_bpb) == ({}, 0, 0.0, None)
+    run.tell([Outcome(step=3, tokens=300, seconds=4.0, **SCORED)], 0.0)
+    assert (run.judged, run.step, run.progress) == ({"final": 1.0}, 3, 1.0)
+    assert [row["budget"] for row in run.outcomes] == [None]  # of equal tokens the full one counts
+
+
+@one_database
+def test_the_best_trial_that_came_back_is_promoted_as_at_home(service, bring_in, leave):
+    lawful.sweep(service)
+    bring_in(leave("lawful"))
+    plan = promote(service, "other", PromoteRequest())
+    assert plan.number == 0 and plan.trial == Results(service.engine).study("lawful").best.number
+    grant = talk.take(service, "w9", study="other")
+    assert grant.kind == "promotion" and grant.config["budget"]["tokens"] == plan.tokens
 
 
 @one_database

@@ -102,3 +102,21 @@ def test_a_changed_plan_is_taken_up_and_told_by_path(service: Service) -> None:
     done = control.create_study(service, talk.SPEC | {"plan": PLAN | {"phases": phases}})
     assert "plan.phases.0.tokens 100K → 200K" in done.message.replace(":", "")
     assert plan(service, by_hand=True, plan_only=True).tokens == 220_000
+
+
+@pytest.mark.parametrize(("base", "expected"), [({}, 0), ({"micro_batch_tokens": 512}, 512)])
+def test_a_full_run_takes_the_largest_micro_batch_unless_the_study_names_one(
+    service: Service, base: dict[str, int], expected: int
+) -> None:
+    batches = {"data.batch_tokens": {"choice": [1024, 2048]}}
+    changes = {
+        "profile": "gpu",
+        "space": talk.SPEC["space"] | batches,
+        "base": {"data": {"seq_len": 512} | base},
+    }
+    control.create_study(service, talk.SPEC | changes)
+    grant = talk.take(service)
+    assert grant.config["data"]["micro_batch_tokens"] == (expected or 1024)
+    talk.say(service, grant, *talk.whole(2.4))
+
+    assert plan(service, tokens="20x", plan_only=True).config["data"]["micro_batch_tokens"] == expected

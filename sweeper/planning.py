@@ -113,8 +113,8 @@ def _full(spec: StudySpec, phases: Plan | None, values: dict[str, Any], tokens: 
 
 
 def _alone(spec: StudySpec, values: dict[str, Any]) -> dict[str, Any]:
-    """The values without the micro-batch that a study's trials share so that one compilation serves all: a run by itself
-    takes the largest that fits."""
+    """Without the micro-batch that a study's trials share so that one compilation serves all: a run by itself takes the
+    largest that fits."""
     if "micro_batch_tokens" in spec.base.get("data", {}):
         return values
     return {**values, "data": {**values["data"], "micro_batch_tokens": 0}}

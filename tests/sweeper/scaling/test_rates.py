@@ -18,7 +18,8 @@ def test_sums_are_those_over_every_step(warmup: float, cooldown: float, last: in
     at = np.array([1, last // 2, last, last + 50], dtype=np.float64)
     past = np.where(rates.rate_k[-1] > 0, 50 * rates.rate_k[-1], 0)
     wanted = [each[0], each[: last // 2].sum(), each.sum(), each.sum() + past]
-    assert rates.sums(at) == pytest.approx(wanted, rel=2e-3, abs=2e-3)
+    # A knot within a step bends its rate: the step's middle is then off its mean by up to an eighth of the peak.
+    assert rates.sums(at) == pytest.approx(wanted, rel=2e-3, abs=2 * 0.3 / 8)
 
 
 @given(st.floats(0.05, 1.0))

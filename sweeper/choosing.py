@@ -47,16 +47,17 @@ def choose(store: FitsStore, basis: Basis, request: PromoteRequest) -> Choice:
         SweeperError: a law was asked for that there is none of.
         Conflict: it has changed since the plan that the request agrees to.
     """
-    fits = store.fits(basis.spec.name)
+    try:
+        fits = store.fits(basis.spec.name)
+        with fits.lock:
+            made = _plan(fits, basis)
+    except (SweeperError, ValueError) as error:  # the numerics refuse what they cannot fit
+        if request.by not in (None, "copied"):
+            raise SweeperError(f"no law can move these values: {error}; leave --by out to copy them") from error
+        transfer = Transfer(chosen="copied", why=f"The values are copied, as no law can move them: {error}.")
+        return Choice(transfer=transfer)
     with fits.lock:
         known = data_hash(fits)
-        try:
-            made = _plan(fits, basis)
-        except (SweeperError, ValueError) as error:  # the numerics refuse what they cannot fit
-            if request.by not in (None, "copied"):
-                raise SweeperError(f"no law can move these values: {error}; leave --by out to copy them") from error
-            transfer = Transfer(chosen="copied", why=f"The values are copied, as no law can move them: {error}.")
-            return Choice(transfer=transfer)
         offered = {BY[one.name]: one for one in made.candidates}
         chosen, why = _chosen(made, fits, basis, request)
         if chosen not in offered:
@@ -94,6 +95,8 @@ def _chosen(made: TransferPlan, fits: Fits, basis: Basis, request: PromoteReques
     if request.by is not None:
         if request.by != "copied" and (theirs := _overridden(basis)):
             raise SweeperError(f"{theirs}: take it out of the plan's [base], or leave --by out")
+        if request.why:
+            return request.by, request.why
         against = f"; by default they would be copied, as {objection}" if objection and request.by != "copied" else ""
         because = f", and {objection}" if objection and request.by == "copied" else ""
         return request.by, f"The values of the candidate '{WORDS[request.by]}' are asked for{against}{because}."

@@ -15,13 +15,15 @@ from sweeper.errors import SweeperError
 from sweeper.observations import BudgetScore, RunFacts, bridge
 from sweeper.observations_cells import Cell
 from sweeper.observations_fits import Fits
-from sweeper.observations_plan import SAME_HORIZON, TransferPlan, plan
+from sweeper.observations_plan import SAME_HORIZON, SAME_MODEL, TransferPlan, plan
 from sweeper.scaling.records import Estimate
 from sweeper.scaling.step_time import StepTime
 from sweeper.scaling.transfer import Values
 
 FEWEST_BUDGETS = 3
 """Two to make a law of, one to hold it against."""
+NEAREST = 0.75
+"""Octaves between a candidate's batch and the nearest one tried, beyond which there is no telling."""
 FURTHEST = 2.0
 """A candidate's rate this many times beyond what was tried at the longest budget is worth nobody knows what."""
 
@@ -59,16 +61,18 @@ def backtest(fits: Fits) -> Backtest | str:
     if len(budgets) + 1 < FEWEST_BUDGETS:
         there = f"it has {len(budgets) + 1} of {FEWEST_BUDGETS} budgets needed"
         return f"{there}: `[budget] ladder` in the study file gives them"
-    cells = _longest_cells(fits)
-    if not cells:
-        return "no cell has an optimum at the longest budget"
+    if fits.study.judge != "final":
+        return f"smaller budgets have no {fits.study.judge} score, by which the study judges"
     short = [cut for run in facts if (cut := _without_last(run, budgets)) is not None]
     if not short:
         return "no trial has a score at the smaller budgets"
     try:
-        made = _plan(fits, tuple(short), cells)
-    except SweeperError as error:
+        made = _plan(fits, tuple(short))
+    except (SweeperError, ValueError) as error:  # the numerics refuse what they cannot fit
         return str(error)
+    cells = _longest_cells(fits, made.target.n_params)
+    if not cells:
+        return "no cell of that model has an optimum at the longest budget"
     worths = tuple(_worth(one.name, one.values, one.best_rate, cells) for one in made.candidates)
     unit, longest = (
         ("s", max(run.outcomes[-1].seconds for run in facts)) if fits.study.timed else ("tokens", cells[0].tokens)
@@ -76,10 +80,10 @@ def backtest(fits: Fits) -> Backtest | str:
     return Backtest(held_back=longest, unit=unit, used=tuple(budgets), worths=worths, started_from=made.started_from)
 
 
-def _longest_cells(fits: Fits) -> list[Cell]:
-    found = [cell for cell in fits.cells if cell.optimum.at]
-    longest = max((cell.tokens for cell in fits.cells), default=0.0)
-    return [cell for cell in found if cell.tokens > longest / SAME_HORIZON]
+def _longest_cells(fits: Fits, n_params: float) -> list[Cell]:
+    own = [cell for cell in fits.cells if abs(math.log(cell.n_params / n_params)) < SAME_MODEL]
+    longest = max((cell.tokens for cell in own), default=0.0)
+    return [cell for cell in own if cell.optimum.at and cell.tokens > longest / SAME_HORIZON]
 
 
 def _without_last(run: RunFacts, budgets: list[float]) -> RunFacts | None:
@@ -101,20 +105,19 @@ def _without_last(run: RunFacts, budgets: list[float]) -> RunFacts | None:
     )
 
 
-def _plan(fits: Fits, short: tuple[RunFacts, ...], cells: list[Cell]) -> TransferPlan:
+def _plan(fits: Fits, short: tuple[RunFacts, ...]) -> TransferPlan:
     rows = bridge(short, fits.study.switches, fits.study.judge)
+    runs = rows.runs
+    if not len(runs) or runs.diverged.all():
+        raise SweeperError("no trial has a score at the smaller budgets")
     study = replace(fits.study, trials=short, promotions=())
     held = Fits(rows, bridge((), fits.study.switches), study, lambda: fits.curves)
-    best = int(rows.runs.trial[np.nanargmin(np.where(_longest(rows.runs.tokens), rows.runs.loss, np.nan))])
+    best = int(runs.trial[np.nanargmin(np.where(runs.tokens > runs.tokens.max() / SAME_HORIZON, runs.loss, np.nan))])
+    ends = [run.outcomes[-1] for run in fits.study.trials if run.number == best]
     speed = next((law for _, law in held.step_times.values() if isinstance(law, StepTime)), None)
     if fits.study.timed and speed is not None:
-        seconds = float(np.median([run.outcomes[-1].seconds for run in fits.study.trials if run.state == "complete"]))
-        return plan(held, seconds=seconds, step_time=speed, trial=best)
-    return plan(held, tokens=max(cell.tokens for cell in cells), trial=best)
-
-
-def _longest(tokens: np.ndarray) -> np.ndarray:
-    return np.asarray(tokens > tokens.max() / SAME_HORIZON)
+        return plan(held, seconds=ends[0].seconds, step_time=speed, trial=best)
+    return plan(held, tokens=float(ends[0].tokens), trial=best)
 
 
 def _worth(name: str, values: Values, best_rate: Estimate, cells: list[Cell]) -> Worth:
@@ -129,7 +132,11 @@ def _worth(name: str, values: Values, best_rate: Estimate, cells: list[Cell]) ->
     at = np.log2([values.learning_rate, tau])[: len(optimum.log2_at_d)]
     floor = min(one.optimum.loss_at or math.inf for one in cells)
     noise = (optimum.noise or 0.0) * math.sqrt(len(at) / max(1, optimum.used))
-    if values.learning_rate > FURTHEST * max(optimum.highest_stable[:1] or (math.inf,)) or not np.isfinite(at).all():
+    if (
+        abs(math.log2(cell.batch_tokens / values.batch_tokens)) > NEAREST
+        or values.learning_rate > FURTHEST * max(optimum.highest_stable[:1] or (math.inf,))
+        or not np.isfinite(at).all()
+    ):
         return Worth(name=name, values=values, best_rate=best_rate, regret=None, reason="nothing near was tried there")
     away = at - optimum.log2_at_d
     excess = math.log(optimum.loss_at / floor) + 0.5 * float(away @ optimum.curvature_dd @ away)

@@ -57,11 +57,12 @@ def _cell(runs: Observations, rows: Integers, kept: Kept) -> Cell:
 
 
 def _pooled(runs: Observations, cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
-    taus = np.concatenate([runs.tau[cell.rows] for cell in cells] or [np.empty(0)])
-    joint = len(taus) > 0 and bool(np.isfinite(taus).all() and np.ptp(np.log2(runs.weight_decay)) > DECAY_OCTAVES)
+    rows = np.concatenate([cell.rows for cell in cells] or [np.empty(0, dtype=np.int64)])
+    known = len(rows) > 0 and bool(np.isfinite(runs.tau[rows]).all())
+    joint = known and bool(np.ptp(np.log2(runs.weight_decay[rows])) > DECAY_OCTAVES)
     axes = ("learning_rate", "tau") if joint else ("learning_rate",)
     shared = fit_pooled(runs, [cell.rows for cell in cells], axes, draws=DRAWS)
     return tuple(
-        replace(cell, optimum=found, joint=joint) if found.at and not cell.optimum.bounds else cell
+        replace(cell, optimum=found, joint=joint) if found.at and not (cell.optimum.at or cell.optimum.bounds) else cell
         for cell, found in zip(cells, shared, strict=True)
     )

@@ -16,10 +16,11 @@ import numpy as np
 from sweeper.scaling.records import Array
 
 FURTHEST = 1.5
-"""A run slower or faster than the middle one by more than this factor stays where it is: its own ladder does not reach
-so far."""
+"""A run slower or faster than the middle one by more than this factor stays where it is."""
+SHARE_OF_SPAN = 0.5
+"""So does one that would be moved by more than this share of its own ladder, in logs: that does not tell so far."""
 NEAREST = 3
-"""Budgets of the run that a score is read off from."""
+"""Budgets of the run that a score is read off from; two, a straight line, beyond those that lie close together."""
 
 Row = dict[str, Any]
 
@@ -46,12 +47,12 @@ def levelled(rows: Sequence[Row]) -> tuple[list[Row], float]:
             made.append(row)
             continue
         tokens = float(np.median(shared[_peers(row)]))
+        x, y = (np.log([one[name] for one in mine]) for name in ("tokens", "loss"))
         factor = max(tokens / row["tokens"], row["tokens"] / tokens)
-        if factor > FURTHEST:
+        if factor > FURTHEST or math.log(factor) > SHARE_OF_SPAN * float(np.ptp(x)):
             made.append(row)
             continue
         furthest = max(furthest, factor)
-        x, y = (np.log([one[name] for one in mine]) for name in ("tokens", "loss"))
         made.append({**row, "tokens": tokens, "loss": row["loss"] if factor == 1 else _read_off(x, y, tokens)})
     return made, furthest
 
@@ -64,7 +65,10 @@ def _peers(row: Row) -> tuple[Any, ...]:
 def _read_off(log_tokens_m: Array, log_loss_m: Array, tokens: float) -> float:
     """The loss at `tokens` on the polynomial through the nearest of the run's points, in logs."""
     at = math.log(tokens)
+    beyond = max(at - log_tokens_m.max(), log_tokens_m.min() - at, 0.0)
     near = np.argsort(np.abs(log_tokens_m - at))[:NEAREST]
+    if np.diff(np.sort(log_tokens_m[near])).min() < 2 * beyond:
+        near = near[:2]
     x, y = log_tokens_m[near], log_loss_m[near]
     others = [np.delete(x, place) for place in range(len(x))]
     shares = [np.prod((at - rest) / (x[place] - rest)) for place, rest in enumerate(others)]

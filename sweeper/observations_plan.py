@@ -195,13 +195,19 @@ def _start(fits: Fits) -> tuple[Start, str]:
         )
     found = [cell for cell in fits.cells if cell.optimum.at]
     if found:
-        longest = max(cell.tokens for cell in found)
-        near = [cell for cell in found if cell.tokens > longest / SAME_HORIZON]
+        longest = max(_horizon(fits, cell) for cell in found)
+        near = [cell for cell in found if _horizon(fits, cell) > longest / SAME_HORIZON]
         cell = min(near, key=lambda one: one.optimum.loss_at or math.inf)
         return _of_cell(fits, cell)
     row = int(np.nanargmin(np.where(runs.diverged, np.nan, runs.loss)))
     said = f"trial {runs.trial[row]}, the best: no cell has an optimum, so its rate is known to an octave"
     return _of_row(fits, row), said
+
+
+def _horizon(fits: Fits, cell: Cell) -> float:
+    """Length of a cell's runs by what the study's budget counts: in the same seconds a small model sees more tokens."""
+    seconds = fits.trials.seconds[cell.rows]
+    return float(np.nanmedian(seconds)) if fits.study.timed and np.isfinite(seconds).any() else cell.tokens
 
 
 def _of_row(fits: Fits, row: int) -> Start:

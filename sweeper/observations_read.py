@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -59,7 +60,7 @@ class FitsStore:
         with self._lock:
             with self._engine.connect() as connection:
                 study = self._study(connection, name)
-                mark = _mark(connection, study.id)
+                mark = _mark(connection, study)
                 key = (name, switches)
                 known = self._fits.get(key)
                 if known is not None and known[0] == mark:
@@ -88,13 +89,13 @@ class FitsStore:
         ]
 
     def mark(self, name: str) -> Mark:
-        """Equal for as long as no further run of the study has ended.
+        """Equal for as long as no further run of the study has ended, and its file is the same in what fits read of it.
 
         Raises:
             UnknownError: there is no such study.
         """
         with self._engine.connect() as connection:
-            return _mark(connection, self._study(connection, name).id)
+            return _mark(connection, self._study(connection, name))
 
     def _study(self, connection: Connection, name: str) -> Row[Any]:
         row = connection.execute(select(StudyRow.__table__).where(StudyRow.name == name)).one_or_none()
@@ -164,13 +165,14 @@ def _full_run(spec: dict[str, Any]) -> tuple[str, ...]:
     return tuple(phase["tokens"] for phase in phases) or ((spec.get("promote") or {}).get("tokens") or "20x",)
 
 
-def _mark(connection: Connection, study_id: int) -> Mark:
+def _mark(connection: Connection, study: Row[Any]) -> Mark:
     row = connection.execute(
         select(func.count(), func.max(RunRow.id), func.sum(RunRow.ended_at)).where(
-            RunRow.study_id == study_id, RunRow.state != "running"
+            RunRow.study_id == study.id, RunRow.state != "running"
         )
     ).one()
-    return tuple(value or 0 for value in row)
+    read = json.dumps([study.spec.get(part) for part in ("judge", "budget", "promote", "plan")])
+    return (*(value or 0 for value in row), read)
 
 
 def _outcomes(connection: Connection, runs: list[int]) -> dict[int, tuple[BudgetScore, ...]]:

@@ -165,6 +165,8 @@ class PromoteRequest(Wire):
     and no trial is named, else the trial's own."""
     data_hash: str = ""
     """Of the plan that was agreed to: a law that has changed since is refused; empty takes what it is now."""
+    why: str = Field(default="", max_length=2000)
+    """Of the plan that was agreed to: why its values are taken, kept with the run; empty where `by` is the wish."""
     by_hand: bool = False
     """Whether to run the values that the study's plan has of its own, of no trial."""
     plan_only: bool = False

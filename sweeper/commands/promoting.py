@@ -136,7 +136,8 @@ def _agree(order: Order, device_name: str, client: Client, console: Console) -> 
             return None
     # What was shown is what runs, even if a better trial has come in since.
     tokens = None if plan.name else plan.length or str(plan.tokens)
-    laws = {"by": plan.transfer.chosen, "data_hash": plan.transfer.data_hash} if plan.transfer else {}
+    seen = plan.transfer
+    laws = {"by": seen.chosen, "data_hash": seen.data_hash, "why": seen.why} if seen else {}
     exact = request.model_copy(update={"trial": plan.trial, "tokens": tokens, "plan_only": False, **laws})
     created = client.promote(order.study, exact)
     assert created.number is not None

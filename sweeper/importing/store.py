@@ -111,6 +111,8 @@ class Store:
         self._service = service
         self._spec = spec
         self._distributions = space.distributions(spec.space)
+        with service.read() as session:
+            self._measured = speeds.measured(session)
         self._id = self._prepare(old, expected)
         self._rdb = storage.optuna_tables(service.engine)
         self._study = optuna.load_study(study_name=spec.name, storage=self._rdb)
@@ -174,7 +176,7 @@ class Store:
             fresh = [run for run in runs if run.identity not in here]
             numbers = self._tell(fresh)
             with self._service.write() as session:
-                speeds.keep(session, fresh, self._insert(session, fresh, numbers))
+                speeds.keep(session, fresh, self._insert(session, fresh, numbers), self._measured)
         return fresh
 
     def _tell(self, runs: Sequence[Run]) -> list[int]:

@@ -212,6 +212,12 @@ def test_the_laws_that_were_agreed_to_are_those_that_run(swept: Service) -> None
     assert chosen(plan(swept, **agreed | {"by": "copied"})).chosen == "copied", "copies do not depend on laws"
 
 
+def test_the_reason_that_was_shown_is_the_one_that_is_kept(swept: Service) -> None:
+    shown = chosen(plan(swept, plan_only=True))
+    agreed = {"by": shown.chosen, "data_hash": shown.data_hash, "why": shown.why, "trial": 3}
+    assert chosen(plan(swept, **agreed)).why == shown.why
+
+
 def test_the_same_command_resumes_whatever_was_chosen(swept: Service) -> None:
     made = plan(swept)
     summary = {"promotions": [{"trial": made.trial, "planned_tokens": made.tokens, "state": "running", "by": "fitted"}]}

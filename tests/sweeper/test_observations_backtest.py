@@ -13,7 +13,9 @@ import pytest
 from rich.console import Console
 
 from sweeper.commands import fitting
+from sweeper.observations import RunFacts, bridge
 from sweeper.observations_backtest import Backtest, backtest
+from sweeper.observations_fits import Fits
 from sweeper.observations_read import FitsStore
 from sweeper.observations_switches import Switches
 from sweeper.results import Results
@@ -62,3 +64,32 @@ def test_without_two_smaller_budgets_it_says_what_is_needed(swept: Service) -> N
     fits.study = dataclasses.replace(fits.study, trials=alone)
 
     assert backtest(fits) == "it has 1 of 3 budgets needed: `[budget] ladder` in the study file gives them"
+
+
+def test_another_model_is_no_yardstick(swept: Service) -> None:
+    """The same trials of a model a quarter as large, worse by a tenth: what this one's values are worth stays."""
+    fits = FitsStore(swept.engine, Results(swept.engine)).fits(lawful.NAME)
+    alone = backtest(fits)
+    smaller = tuple(_smaller(run) for run in fits.study.trials)
+    study = dataclasses.replace(fits.study, trials=(*fits.study.trials, *smaller))
+    both = Fits(bridge(study.trials, study.switches), fits.promotions, study, lambda: fits.curves)
+
+    found = backtest(both)
+
+    assert isinstance(alone, Backtest) and isinstance(found, Backtest)
+    for before, after in zip(alone.worths, found.worths, strict=True):
+        assert before.regret is not None and after.regret is not None
+        assert after.regret.value == pytest.approx(before.regret.value, abs=5e-3)
+
+
+def _smaller(run: RunFacts) -> RunFacts:
+    assert run.recipe.counts is not None
+    counts = {name: count / 4 for name, count in run.recipe.counts.items()}
+    outcomes = tuple(dataclasses.replace(one, val_bpb=one.val_bpb * 1.1) for one in run.outcomes)
+    return dataclasses.replace(
+        run,
+        number=run.number + 1000,
+        recipe=dataclasses.replace(run.recipe, counts=counts),
+        outcomes=outcomes,
+        score=outcomes[-1].val_bpb,
+    )

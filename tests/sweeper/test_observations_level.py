@@ -68,3 +68,21 @@ def test_a_run_that_was_twice_as_slow_stays():
     slow = ladder(4, 0.02, (1, 1, 0.5))
 
     assert levelled([*rows, *slow])[0][-1] == slow[-1]
+
+
+def test_a_ladder_of_close_budgets_does_not_tell_of_far_ones():
+    """Of three within a fifth of each other: a run 1.4 times slower stays, one a little slower goes on straight."""
+    random = np.random.default_rng(0)
+    close = [(2.5, 2.5), (2.75, 2.75), (None, 3.0)]
+    rows = []
+    for trial, speed in enumerate((1.0, 1.0, 1.0, 1 / 1.4, 0.96)):
+        for budget, seconds in close:
+            tokens = 1e6 * seconds * speed
+            noisy = loss(tokens, 0.02) * (1 + 1e-4 * random.standard_normal())
+            rows.append({**SHAPE, "trial": trial, "budget": budget, "tokens": tokens, "loss": noisy})
+
+    made, _ = levelled(rows)
+
+    assert made[9:12] == rows[9:12]
+    assert made[14]["tokens"] == 3e6
+    assert made[14]["loss"] == pytest.approx(loss(3e6, 0.02), rel=2e-3)

@@ -99,7 +99,7 @@ async function plan(form) {
   const start = form.querySelector("[type=submit]");
   start.disabled = false;
   // What was shown is what runs: another wish needs another plan, and a law that changed since is refused.
-  form.agreed = found.transfer ? { by: found.transfer.chosen, data_hash: found.transfer.data_hash } : {};
+  form.agreed = found.transfer ? { by: found.transfer.chosen, data_hash: found.transfer.data_hash, why: found.transfer.why } : {};
   form.addEventListener("input", () => (start.disabled = true), { once: true });
 }
 

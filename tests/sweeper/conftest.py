@@ -24,6 +24,7 @@ from sweeper import api, control, storage
 from sweeper.protocol import API
 from sweeper.service import Service
 from sweeper.settings import Settings
+from tests.sweeper import lawful
 from tests.sweeper.foreign_runs import Import, importer_into
 from tests.sweeper.talk import SPEC
 
@@ -204,3 +205,23 @@ def http(server: str) -> Generator[httpx.Client]:
     """A client whose paths start at the API."""
     with httpx.Client(base_url=server + API, trust_env=False, timeout=30) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def swept_file(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with the finished study of `lawful`, to copy."""
+    path = tmp_path_factory.mktemp("swept") / "sweeper.db"
+    shutil.copy(migrated_file, path)
+    service = lawful.opened(path)
+    lawful.sweep(service)
+    service.close()
+    return path
+
+
+@pytest.fixture
+def swept(swept_file: Path, tmp_path: Path) -> Iterator[Service]:
+    """A service with that study."""
+    shutil.copy(swept_file, tmp_path / "sweeper.db")
+    service = lawful.opened(tmp_path / "sweeper.db")
+    yield service
+    service.close()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sweeper import control
 from sweeper.service import Service
+from sweeper.settings import Settings
 from tests.sweeper import talk
 from trainer import events
 
@@ -33,6 +35,11 @@ SPEC: dict[str, Any] = {
     "base": {"optim": {"matrix_weight_decay": DECAY, "adam_weight_decay": 0.02, "beta2": 0.98}},
     "promote": {"tokens": "4x"},
 }
+
+
+def opened(path: Path) -> Service:
+    """The service of a database file."""
+    return Service.open(Settings(home=path.parent, storage=f"sqlite:///{path}", lease_seconds=60.0))
 
 
 def best_rate(batch: float, tokens: float) -> float:

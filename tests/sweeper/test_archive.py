@@ -92,6 +92,7 @@ def assert_same(service: Service, name: str, folder: Path) -> None:
                     assert other[column] == value, (table, column)
 
 
+@pytest.mark.parametrize("storage_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True)
 def test_a_ladder_comes_back_with_the_same_numbers(service, bring_in, leave, tmp_path, settings, monkeypatch):
     lawful.sweep(service)
     report = bring_in(leave("lawful"))

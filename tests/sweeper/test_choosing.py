@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,35 +23,11 @@ from sweeper.protocol import PromoteRequest, PromotionPlan
 from sweeper.results import Results
 from sweeper.scaling.critical_batch import CriticalBatch
 from sweeper.service import Conflict, Service
-from sweeper.settings import Settings
 from sweeper.tables import PromotionRow
 from sweeper.transferred import Transfer
 from tests.sweeper import lawful, talk
 from tests.sweeper.test_planning import PLAN
 from trainer.config import TrainConfig
-
-
-@pytest.fixture(scope="module")
-def swept_file(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with a finished study, to copy."""
-    path = tmp_path_factory.mktemp("swept") / "sweeper.db"
-    shutil.copy(migrated_file, path)
-    service = opened(path)
-    lawful.sweep(service)
-    service.close()
-    return path
-
-
-@pytest.fixture
-def swept(swept_file: Path, tmp_path: Path) -> Iterator[Service]:
-    shutil.copy(swept_file, tmp_path / "sweeper.db")
-    service = opened(tmp_path / "sweeper.db")
-    yield service
-    service.close()
-
-
-def opened(path: Path) -> Service:
-    return Service.open(Settings(home=path.parent, storage=f"sqlite:///{path}", lease_seconds=60.0))
 
 
 def plan(service: Service, name: str = lawful.NAME, **request: Any) -> PromotionPlan:

@@ -104,6 +104,7 @@ def test_the_service_of_another_home_is_not_ours(installation, tmp_path):
     other.close()
 
 
+@pytest.mark.slow
 def test_launches_at_once_get_a_service_each(tmp_path):
     homes = [Installation(tmp_path / name) for name in ("one", "two", "three")]
     with futures.ThreadPoolExecutor() as pool:

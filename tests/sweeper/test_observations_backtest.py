@@ -5,9 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -20,17 +17,7 @@ from sweeper.observations_read import FitsStore
 from sweeper.observations_switches import Switches
 from sweeper.results import Results
 from sweeper.service import Service
-from sweeper.settings import Settings
 from tests.sweeper import lawful
-
-
-@pytest.fixture
-def swept(migrated_file: Path, tmp_path: Path) -> Iterator[Service]:
-    path = shutil.copy(migrated_file, tmp_path / "sweeper.db")
-    service = Service.open(Settings(home=tmp_path, storage=f"sqlite:///{path}", lease_seconds=60.0))
-    lawful.sweep(service)
-    yield service
-    service.close()
 
 
 def test_what_smaller_budgets_say_is_held_against_the_longest(swept: Service) -> None:

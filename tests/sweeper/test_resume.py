@@ -91,7 +91,7 @@ def test_kills_at_many_moments_lose_and_repeat_nothing(sources, unbroken, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@settings(deadline=None, max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=st.lists(st.integers(1, 6), max_size=4), every_batch=st.booleans())
 @example(batches=[2] * 18, every_batch=True)  # at every place, also inside a document
 def test_interruptions_after_any_batch_change_nothing(batches, every_batch, sources, unbroken, tmp_path):

@@ -99,6 +99,7 @@ def test_what_the_export_lacks_is_said_before_anything_is_trained(exporting):
     assert "export.code is '/nowhere'" in said[0].message
 
 
+@pytest.mark.slow
 def test_two_ranks_score_the_artifact_that_the_first_one_writes(exporting, tmp_path):
     one = alone(exporting)
     _, said = on_every_rank(tmp_path, [{"config": exporting}])

@@ -114,6 +114,7 @@ def test_a_ladder_comes_back_with_the_same_numbers(service, bring_in, leave, tmp
 
 
 @one_database
+@pytest.mark.slow
 def test_its_pages_show_the_same(service, bring_in, leave):
     lawful.sweep(service)
     bring_in(leave("lawful"))

@@ -72,6 +72,7 @@ def test_a_worker_that_cannot_live_ends_the_fleet_with_its_last_words(installati
         hands.stop()
 
 
+@pytest.mark.slow
 def test_children_leave_when_their_launch_is_killed(installation):
     file = installation.study_file(trials=1, steps=100_000)
     launch = installation.start("launch", "--study", file)

@@ -93,6 +93,7 @@ def values(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+@pytest.mark.slow
 def test_serve_shares_runs_among_ranks_and_passes_on_stop_and_quit(values, tmp_path):
     values["checkpoint"] = {"path": str(tmp_path / "one")}
     one = alone(values)

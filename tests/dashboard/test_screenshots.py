@@ -44,11 +44,10 @@ def test_take_screenshots(browser: Browser, width: int, height: int) -> None:
 def settle(page: Page) -> None:
     """Until the figures that are in view, or near it, are drawn."""
     page.wait_for_selector("#live[data-state=on]")
-    near = page.evaluate(
-        """[...document.querySelectorAll("[data-figure]")]
-             .filter((e) => e.getBoundingClientRect().top < innerHeight + 250).map((e) => e.dataset.figure)"""
+    # Asked anew each time: what is drawn pushes others out of view, and those are not fetched.
+    page.wait_for_function(
+        """() => [...document.querySelectorAll("[data-figure]")]
+             .filter((e) => e.getBoundingClientRect().top < innerHeight)
+             .every((e) => e.dataset.drawn || /^(?!Loading)./.test(e.querySelector(".empty")?.textContent ?? ""))"""
     )
-    for key in near:
-        box = f"[data-figure={key}]"  # one without anything to draw says so in words
-        page.wait_for_selector(f"{box}[data-drawn], {box} .empty:not(:text('Loading'))", state="attached")
     page.wait_for_timeout(500)

@@ -9,7 +9,7 @@ import numpy as np
 from sweeper.errors import SweeperError
 from sweeper.moved import PATHS
 from sweeper.observations_fits import Fits
-from sweeper.observations_plan import FEWEST_CELLS, TransferPlan, data_hash, plan
+from sweeper.observations_plan import FEWEST_CELLS, NO_SCORE, TransferPlan, data_hash, plan
 from sweeper.observations_read import FitsStore
 from sweeper.observations_recipe import counted
 from sweeper.observations_trust import calibrations
@@ -17,7 +17,7 @@ from sweeper.planning import Basis, Choice
 from sweeper.protocol import PromoteRequest
 from sweeper.scaling import priors
 from sweeper.scaling.power_law import PowerLaw, prior_law
-from sweeper.scaling.records import Estimate, Unidentified
+from sweeper.scaling.records import Estimate
 from sweeper.scaling.transfer import Candidate
 from sweeper.service import Conflict
 from sweeper.study_checks import leaves
@@ -156,7 +156,7 @@ def _transfer(made: TransferPlan, fits: Fits, basis: Basis, chosen: By, why: str
             for run in gate.runs
         ),
         confirm_cost=gate.cost_share,
-        notes=made.notes,
+        notes=tuple(note for note in made.notes if not note.startswith(NO_SCORE)),  # each candidate says why
     )
 
 
@@ -192,8 +192,7 @@ def _unpredicted(fits: Fits, basis: Basis) -> str:
     """Why no score is foretold; empty where one is."""
     if basis.phases is not None:
         return "the law is one of a single schedule that cools down at its end, and a plan of phases is another"
-    law = fits.loss_tries[-1][1]
-    return law.not_identified if isinstance(law, Unidentified) else ""
+    return "" if fits.loss_law else str(fits.loss_tries[0][1].not_identified)
 
 
 def _started_from(made: TransferPlan) -> StartedFrom:

@@ -27,6 +27,8 @@ SAME_MODEL = 0.05
 SAME_BATCH = 1.05
 SAME_HORIZON = 1.3
 """In the same seconds batches of different sizes train this many times the tokens of each other, or less."""
+NO_SCORE = "no predicted val_bpb"
+"""How the note begins that says why."""
 FEWEST_CELLS = 3
 """Cells with a vertex from which the law that was fitted to them is a candidate of its own."""
 
@@ -269,7 +271,7 @@ def _laws(fits: Fits, notes: list[str]) -> Laws:
     if rate is None:
         notes.append(f"no fitted law of the rate: {law.used} cells with an optimum, {FEWEST_CELLS} needed")
     if fits.loss_law is None:
-        notes.append(f"no predicted val_bpb: {fits.loss_tries[0][1].not_identified}")
+        notes.append(f"{NO_SCORE}: {fits.loss_tries[0][1].not_identified}")
     return Laws(
         rate=rate,
         batch=fits.batch_law,

@@ -22,9 +22,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from sweeper import control, handout, ingest, leases, promote
 from sweeper.ahead import Drawer
-from sweeper.api_results import shared_results
+from sweeper.api_results import FitsDep
 from sweeper.errors import SweeperError
-from sweeper.observations_read import FitsStore
 from sweeper.protocol import (
     API,
     Delivery,
@@ -95,17 +94,7 @@ def _service(request: Request) -> Service:
     return cast(Service, request.app.state.service)
 
 
-def shared_fits(request: Request) -> FitsStore:
-    """The app's one store of fits, made at the first request."""
-    state = request.app.state
-    if not hasattr(state, "fits"):
-        state.fits = FitsStore(state.engine, shared_results(request))
-    store: FitsStore = state.fits
-    return store
-
-
 ServiceDep = Annotated[Service, Depends(_service)]
-FitsDep = Annotated[FitsStore, Depends(shared_fits)]
 router = APIRouter(prefix=API, route_class=Route)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, HTTPException, Request
 from numpy.typing import NDArray
 
+from sweeper.observations_read import FitsStore
 from sweeper.protocol import API
 from sweeper.records import Metric, Promotion, StudySummary, TrialRow, Worker
 from sweeper.results import Results, UnknownError
@@ -28,6 +29,18 @@ def shared_results(request: Request) -> Results:
 
 
 ResultsDep = Annotated[Results, Depends(shared_results)]
+
+
+def shared_fits(request: Request) -> FitsStore:
+    """The app's one store of fits, made at the first request."""
+    state = request.app.state
+    if not hasattr(state, "fits"):
+        state.fits = FitsStore(state.engine, shared_results(request))
+    store: FitsStore = state.fits
+    return store
+
+
+FitsDep = Annotated[FitsStore, Depends(shared_fits)]
 
 
 @router.get("/studies")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -73,14 +74,9 @@ def plan(
     Raises:
         SweeperError: no run has a score, the trial is not among the runs that were fitted, or no batch fits.
     """
+    notes: list[str] = []
     with fits.lock:
         start, said = _start(fits) if trial is None else _start_of(fits, trial)
-        notes: list[str] = []
-        if start.least_batch and seconds is not None:
-            notes.append(
-                f"the batch is not grown: {start.batch_tokens:,.0f} is the smallest tried and the best, so that the "
-                "best one may be smaller still"
-            )
         if mean_rate is not None:
             start = replace(start, mean_rate=_mean_rate(fits, trial))
         try:
@@ -100,9 +96,7 @@ def plan(
             gate = confirmation(start, target, laws, chosen)
         except ValueError as error:
             raise SweeperError(f"no plan for study {fits.study.name}: {error}") from error
-        if step_time is not None and not step_time.batches[0] <= chosen.values.batch_tokens <= step_time.batches[1]:
-            low, high = step_time.batches
-            notes.append(f"the time of a step is extrapolated: measured were batches of {low:,.0f} to {high:,.0f}")
+    notes += _of_seconds(start, target, chosen.values.batch_tokens)
     return TransferPlan(
         start=start,
         started_from=said,
@@ -113,6 +107,20 @@ def plan(
         gate=gate,
         notes=tuple(notes),
     )
+
+
+def _of_seconds(start: Start, target: Target, batch: float) -> Iterator[str]:
+    """What the reader of a plan in seconds should know of its batch."""
+    if target.step_time is None:
+        return
+    if start.least_batch:
+        yield (
+            f"the batch is not grown: {start.batch_tokens:,.0f} is the smallest tried and the best, so that the best "
+            "one may be smaller still"
+        )
+    low, high = target.step_time.batches
+    if not low <= batch <= high:
+        yield f"the time of a step is extrapolated: measured were batches of {low:,.0f} to {high:,.0f}"
 
 
 def data_hash(fits: Fits) -> str:

@@ -25,9 +25,8 @@ from dashboard.routes.pages import page
 from dashboard.routes.scaling_cards import Cards
 from dashboard.theme import Theme, ThemeName
 from sweeper import observations_laws
-from sweeper.api_results import ResultsDep
+from sweeper.api_results import FitsDep, ResultsDep
 from sweeper.observations_fits import Fits
-from sweeper.observations_read import FitsStore
 from sweeper.observations_switches import (
     LOSS_WORDS,
     PARAMS_WORDS,
@@ -64,19 +63,7 @@ PLOTS: dict[str, tuple[str, Callable[[Fits, Theme], Card]]] = {
 """In the order of the page: what to set first, what it rests on last."""
 
 
-def shared_fits(request: Request, results: ResultsDep) -> FitsStore:
-    """The app's one store of fits, made at the first request."""
-    state = request.app.state
-    if not hasattr(state, "fits"):
-        state.fits = FitsStore(state.engine, results)
-    store: FitsStore = state.fits
-    return store
-
-
-StoreDep = Annotated[FitsStore, Depends(shared_fits)]
-
-
-def shared_cards(request: Request, store: StoreDep) -> Cards:
+def shared_cards(request: Request, store: FitsDep) -> Cards:
     """The app's one store of drawn cards."""
     state = request.app.state
     if not hasattr(state, "cards"):
@@ -131,7 +118,7 @@ def scaling_figure(
 
 
 @router.get("/studies/{name}/scaling/laws")
-def laws(name: str, store: StoreDep, chosen: SwitchesDep) -> HTMLResponse:
+def laws(name: str, store: FitsDep, chosen: SwitchesDep) -> HTMLResponse:
     """The table of laws, as a piece of the page."""
     try:
         fits = store.fits(name, chosen)

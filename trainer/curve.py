@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainer.clock import Clock
+from trainer.clock import Clock, Moment
 
 MOST_STEP_EVENTS = 400
 LONGEST_SILENCE_SECONDS = 30.0
@@ -14,21 +14,19 @@ class Curve:
 
     def __init__(self, every_seconds: float) -> None:
         self._every_seconds = every_seconds
-        self._seconds = 0.0
-        self._tokens = 0
-        self._progress = 0.0
+        self._last = Moment(0, 0, 0.0, 0.0)
 
     def begin(self, clock: Clock) -> None:
         """Measure from the clock's present state on."""
-        self._seconds, self._tokens, self._progress = clock.seconds, clock.tokens, clock.progress
+        self._last = clock.done
 
     def due(self, clock: Clock) -> float | None:
-        """Tokens per second since the last Step event if another is due now, else None."""
-        seconds = clock.seconds - self._seconds
-        enough = seconds >= self._every_seconds and clock.progress - self._progress >= 1 / MOST_STEP_EVENTS
+        """Tokens per second since the last Step event if another is due now, for the latest step done, else None."""
+        now, last = clock.done, self._last
+        seconds = now.seconds - last.seconds
+        enough = seconds >= self._every_seconds and now.progress - last.progress >= 1 / MOST_STEP_EVENTS
         enough = enough or seconds >= LONGEST_SILENCE_SECONDS
-        if seconds <= 0 or clock.tokens == self._tokens or not (enough or clock.exhausted or self._tokens == 0):
+        if seconds <= 0 or now.tokens == last.tokens or not (enough or clock.exhausted or last.tokens == 0):
             return None
-        rate = (clock.tokens - self._tokens) / seconds
-        self.begin(clock)
-        return rate
+        self._last = now
+        return (now.tokens - last.tokens) / seconds

@@ -128,7 +128,7 @@ class Ladder:
             run.step()
             run.agree()
         run.clock.pause()
-        run.readout.read(run.clock, keep=0)
+        run.readout.read(run.clock)
         with run.weights.in_the_end():
             score = run.validation.score(run.model, run.validation.final)
         return events.Outcome(

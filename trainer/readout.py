@@ -38,24 +38,24 @@ class Readout:
         """
         self._unread.append((device.start_read(loss), step, progress, lr_factor))
 
-    def read(self, clock: Clock, keep: int) -> None:
-        """Judge and say the losses of all but the last `keep` steps.
+    def read(self, clock: Clock) -> None:
+        """Judge the losses of all steps that are done, and say the latest if it is due.
 
         Raises:
             Diverged: one of them says so.
         """
-        while len(self._unread) > keep:
+        done = clock.done
+        while self._unread and self._unread[0][1] <= done.step:
             tensor, step, progress, lr_factor = self._unread.popleft()
             loss = tensor.item()
             self.divergence.see(loss, step, progress)
-            rate = self.curve.due(clock)
-            if rate is not None:
+            if step == done.step and (rate := self.curve.due(clock)) is not None:
                 self._emit(
                     events.Step(
                         step=step,
-                        tokens=clock.tokens,
-                        seconds=clock.seconds,
-                        progress=clock.progress,
+                        tokens=done.tokens,
+                        seconds=done.seconds,
+                        progress=done.progress,
                         train_loss=loss,
                         lr_factor=lr_factor,
                         tokens_per_second=rate,

@@ -129,7 +129,7 @@ class Run:
             if self._checkpoint_is_due():
                 self._off_the_clock(self._save)
         self.clock.pause()
-        self.readout.read(self.clock, keep=0)
+        self.readout.read(self.clock)
         self._save(ended=self.phases.name)
         if (own := self.phases.own_corpus()) is not None:
             self.validation.on_own_text(self.model, self.phases.name, own)
@@ -156,8 +156,7 @@ class Run:
         self.weights.take_in(progress, factor)
         self.ladder.take_in(self.clock, factor)
         self.clock.tick()
-        # On CUDA the clock has waited for the step before this one: its loss is there without a stall.
-        self.readout.read(self.clock, keep=1 if self.device.type == "cuda" else 0)
+        self.readout.read(self.clock)
         if remark := self.phases.remark():
             self.emit(events.Notice(message=remark))
 
@@ -167,7 +166,7 @@ class Run:
 
     def _validate(self) -> None:
         """The validation that is due on the way."""
-        self.readout.read(self.clock, keep=0)
+        self.readout.read(self.clock)
         before = self.validation.best
         try:
             self.validation.at_rung(self.model, self.clock)
@@ -179,7 +178,7 @@ class Run:
 
     def _branch(self) -> None:
         """The next smaller budget's outcome; a run that is stopped meanwhile goes on from here."""
-        self.readout.read(self.clock, keep=0)
+        self.readout.read(self.clock)
         try:
             self.ladder.branch(self)
         except Stopped:
@@ -193,8 +192,8 @@ class Run:
         only after the step.
         """
         reading = self.clock.reading if self.group.rank == 0 else (0.0, 0.0)
-        seconds, last_step_seconds, stop = self.group.largest(*reading, self.should_stop())
-        self.clock.reading = seconds, last_step_seconds
+        seconds, step_seconds, stop = self.group.largest(*reading, self.should_stop())
+        self.clock.reading = seconds, step_seconds
         self.stop_asked = bool(stop)
 
     def _moment(self) -> dict[str, Any]:
@@ -250,7 +249,7 @@ class Run:
         """Write a checkpoint where they are on; `ended` names the phase whose end it is."""
         if not self.config.checkpoint.path:
             return
-        self.readout.read(self.clock, keep=0)
+        self.readout.read(self.clock)
         random = self.group.everyone(checkpoint.random_state(self.device))
         if self.group.rank == 0:
             wanted, state = self.config.checkpoint, self._state() | {"random": checkpoint.random_states(random)}

@@ -107,7 +107,7 @@ class Run:
 
         Raises:
             Stopped: on request; a checkpoint is written first where they are on.
-            Diverged: NaN, infinity, or a loss above its initial value after a tenth of the budget.
+            Diverged: NaN, infinity, or a loss at or above its initial value after a tenth of the budget.
         """
         if self.validation.due(self.clock):
             self._validate()  # the run was stopped in the middle of this one

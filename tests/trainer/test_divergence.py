@@ -22,7 +22,7 @@ def seen(losses: list[float], watch: DivergenceWatch | None = None) -> Divergenc
 
 
 def test_a_run_that_dies_to_a_constant_output_has_diverged():
-    with pytest.raises(Diverged, match="is back at its initial value 6.9700, after 4.3000"):
+    with pytest.raises(Diverged, match=r"is back at its initial value 6\.9700, after 4\.3000"):
         seen([INITIAL, 6.0, 5.0, 4.3] + [CONSTANT_OUTPUT] * 10)
 
 
@@ -38,7 +38,7 @@ def test_what_was_seen_goes_on_from_a_checkpoint():
     before = seen([INITIAL, 5.0, 4.0])
     after = DivergenceWatch()
     after.restore(before.state())
-    with pytest.raises(Diverged, match="after 4.0000"):
+    with pytest.raises(Diverged, match=r"after 4\.0000"):
         seen([CONSTANT_OUTPUT] * 3, after)
     earlier_version = DivergenceWatch()
     earlier_version.restore({"initial": INITIAL, "above": 0})

@@ -124,7 +124,8 @@ def promotions(
             continue
         finite = np.isfinite(points.val_bpb)
         line = {"color": colors[record.number % len(colors)], "width": 2}
-        name = f"promotion {record.number}" + ("" if record.trial is None else f" of trial {record.trial}")
+        kind = "confirmation run" if record.confirming else "promotion"
+        name = f"{kind} {record.number}" + ("" if record.trial is None else f" of trial {record.trial}")
         x, y = rounded(points.tokens[finite], 0), rounded(points.val_bpb[finite], 5)
         hover = "%{y:.4f} at %{x:.4s} tokens<extra>" + name + "</extra>"
         data.append({"type": "scatter", "mode": "lines+markers", "name": name, "x": x, "y": y, "line": line})

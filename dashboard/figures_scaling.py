@@ -12,6 +12,7 @@ import numpy as np
 
 from dashboard.theme import Figure, Theme, axis
 from sweeper.observations_fits import Fits, reasons
+from sweeper.observations_names import run_name
 from sweeper.observations_trust import seed_noise
 from sweeper.scaling.records import Array, Estimate, Excluded
 
@@ -66,10 +67,12 @@ def log_axis() -> dict[str, Any]:
 def dots(
     name: str, x: Sequence[float] | Array, y: Sequence[float] | Array, trials: Sequence[int], color: str, **more: Any
 ) -> Figure:
-    """Points that open their trial at a click."""
+    """Points that open their trial at a click, diamonds of confirmation runs their own page."""
     numbers = [int(number) for number in trials]
     marker = {"color": color, "size": 7, "opacity": 0.8} | more.pop("marker", {})
-    return {
+    if min(numbers, default=0) < 0:
+        marker = {"symbol": ["diamond" if number < 0 else "circle" for number in numbers]} | marker
+    points = {
         "type": "scatter",
         "mode": "markers",
         "name": name,
@@ -77,9 +80,18 @@ def dots(
         "y": clean(y),
         "customdata": numbers,
         "marker": marker,
-        "hovertemplate": "trial %{customdata}<br>%{x:.4g}<br>%{y:.5g}<extra>" + name + "</extra>",
         **more,
     }
+    return hovered(points, "trial %{customdata}<br>%{x:.4g}<br>%{y:.5g}<extra>" + name + "</extra>")
+
+
+def hovered(points: Figure, template: str) -> Figure:
+    """The points with what is told of each; confirmation runs, whose numbers are below 0, by their own name."""
+    numbers = points["customdata"]
+    if min(numbers, default=0) >= 0:
+        return points | {"hovertemplate": template}
+    own = [template if n >= 0 else template.replace("trial %{customdata}", run_name(n)) for n in numbers]
+    return points | {"hovertemplate": own}
 
 
 def line(name: str, x: Sequence[float] | Array, y: Sequence[float] | Array, color: str, **more: Any) -> Figure:
@@ -241,9 +253,8 @@ def _alike(reason: str) -> str:
 
 
 def sizes_of(fits: Fits) -> str:
-    """`n runs of m trials`."""
-    runs = fits.trials.runs
-    return f"{len(runs):,} scores of {len(np.unique(runs.trial)):,} trials"
+    """`n scores of m trials`, and of how many confirmation runs."""
+    return fits.trials.sizes
 
 
 def to_csv(figure: Figure) -> str:
@@ -253,7 +264,7 @@ def to_csv(figure: Figure) -> str:
     writer.writerow(["trace", "x", "y", "x_minus", "x_plus", "y_minus", "y_plus", "trial", "text"])
     for trace in figure["data"]:
         xs, ys = trace.get("x") or [], trace.get("y") or []
-        numbers = trace.get("customdata") or [None] * len(xs)
+        numbers = [_named(number) for number in trace.get("customdata") or [None] * len(xs)]
         texts = trace.get("text")
         texts = texts if isinstance(texts, list) else [texts] * len(xs)
         errors = [trace.get(f"error_{way}") or {} for way in ("x", "y")]
@@ -262,3 +273,8 @@ def to_csv(figure: Figure) -> str:
             if row[0] is not None or row[1] is not None:
                 writer.writerow([trace.get("name", ""), *row])
     return out.getvalue()
+
+
+def _named(number: Any) -> Any:
+    """The number of a trial, the name of a confirmation run."""
+    return run_name(number) if isinstance(number, int) and number < 0 else number

@@ -11,6 +11,7 @@ from dashboard.figures_scaling import (
     bars,
     dots,
     guide,
+    hovered,
     interval,
     line,
     log_axis,
@@ -141,7 +142,7 @@ def _law_figure(fits: Fits, known: list[Cell], theme: Theme) -> Figure:
         error_y=bars(best),
         text=[cell_name(cell) for cell in known],
     )
-    points["hovertemplate"] = "best of this cell: trial %{customdata}<br>%{text}<br>tau %{y:.3g}<extra></extra>"
+    points = hovered(points, "best of this cell: trial %{customdata}<br>%{text}<br>tau %{y:.3g}<extra></extra>")
     data = [
         guide("Power Lines, AdamW: 1.084 × TPP^-0.527", x, power_lines(x), theme, dash="dash"),
         band("95 % of a new cell", x, low, high, theme.complete),

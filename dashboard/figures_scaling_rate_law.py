@@ -10,6 +10,7 @@ from dashboard.figures_scaling import (
     bars,
     dots,
     guide,
+    hovered,
     interval,
     line,
     log_axis,
@@ -136,7 +137,7 @@ def _law_panel(
     middle = dict(law.centre)
     at = np.array([getattr(cell, term) for cell in found])
     x = _reach(at, term, told)
-    predicted = [law.predict({**middle, term: float(value)}) for value in x]
+    predicted = law.predict_along(term, x, middle)
     centre = law.predict(middle).value
     low, high = np.array([e.low for e in predicted]), np.array([e.high for e in predicted])
     drawn = [
@@ -183,7 +184,7 @@ def _points(law: PowerLaw, found: list[Cell], fits: Fits, term: str, place: int,
         text=[cell_name(cell) for cell in found],
         **on(place),
     )
-    points["hovertemplate"] = "best of this cell: trial %{customdata}<br>%{text}<br>rate %{y:.4g}<extra></extra>"
+    points = hovered(points, "best of this cell: trial %{customdata}<br>%{text}<br>rate %{y:.4g}<extra></extra>")
     return points
 
 

@@ -128,11 +128,12 @@ def _loss_says(fits: Fits) -> str:
     at = {"n_params": runs.n_params[best], "batch_tokens": runs.batch_tokens[best], "tokens": tokens}
     at["steps"] = tokens / at["batch_tokens"]
     value, low, high = (float(v[0]) for v in law.predict({name: [at[name]] for name in law.sizes}))
+    basis = f" {law.basis}" if law.basis else ""
     told = _full_run(fits)
     aimed = told.plan.proposed.predicted_loss if told else None
     star_says = f" The full run of {short(told.tokens)} (star): {interval(aimed, '.4f')}." if told and aimed else ""
     return (
-        f"Loss falls as {powers}; mean error {law.mape:.2%}. With the best cell's model and batch, {short(tokens)} "
-        f"tokens would reach {value:.4f} ({low:.4f} to {high:.4f}) bits per byte.{star_says} "
+        f"Loss{basis} falls as {powers}; mean error {law.mape:.2%}. With the best cell's model and batch, "
+        f"{short(tokens)} tokens would reach {value:.4f} ({low:.4f} to {high:.4f}) bits per byte.{star_says} "
         f"{law.misfit.detail.capitalize()}."
     )

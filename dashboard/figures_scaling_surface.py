@@ -9,6 +9,7 @@ from dashboard.figures_scaling import (
     Card,
     dots,
     guide,
+    hovered,
     interval,
     line,
     log_axis,
@@ -137,10 +138,8 @@ def _panel(one: Surface, fits: Fits, told: FullRun | None, place: int, theme: Th
         text=[f"{e:+.2f} %" for e in excess],
         **on(place),
     )  # fmt: skip
-    points["hovertemplate"] = (
-        "trial %{customdata}<br>rate %{x:.4g}, " + WORDS[one.second] + " %{y:.4g}<br>%{text}<extra></extra>"
-    )
-    drawn.append(points)
+    told_of = "trial %{customdata}<br>rate %{x:.4g}, " + WORDS[one.second] + " %{y:.4g}<br>%{text}<extra></extra>"
+    drawn.append(hovered(points, told_of))
     lost = one.diverged[y[one.diverged] > 0]
     if len(lost):
         cross = {"symbol": "x-thin-open", "size": 7, "line": {"width": 1.2}, "opacity": 0.9}

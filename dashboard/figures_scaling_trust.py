@@ -42,14 +42,14 @@ def noise(fits: Fits, theme: Theme) -> Card:
         )
     x = np.concatenate([np.full(len(rows), place) for place, rows in enumerate(found.groups)])
     rows = np.concatenate(found.groups)
-    y = np.concatenate([runs.loss[rows] - runs.loss[rows].mean() for rows in found.groups])
+    y = np.concatenate(found.off)
     edge = np.array([-0.5, len(found.groups) - 0.5])
     sd = found.deviation
     data = [
         band("± one standard deviation", edge, np.full(2, -sd.value), np.full(2, sd.value), theme.best),
         dots("repeats", x, y, runs.trial[rows].tolist(), theme.complete),
     ]
-    axes = panel(theme, 0, 1, "set of repeats", "score less the set's mean (bits per byte)", x={"dtick": 1})
+    axes = panel(theme, 0, 1, "set of repeats", "score less its set's mean (bits per byte)", x={"dtick": 1})
     stated = runs.loss_stderr[rows]
     known = f" The trainer's own error of a score is {np.nanmedian(stated):.4f}." if np.isfinite(stated).any() else ""
     return Card(

@@ -20,12 +20,13 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from sweeper import control, handout, ingest, leases, promote
+from sweeper import confirm, control, handout, ingest, leases, promote
 from sweeper.ahead import Drawer
 from sweeper.api_results import FitsDep
 from sweeper.errors import SweeperError
 from sweeper.protocol import (
     API,
+    ConfirmationPlan,
     Delivery,
     Done,
     Enqueue,
@@ -183,6 +184,12 @@ def stop_trial(name: str, number: int, service: ServiceDep) -> Done:
 def promote_trial(name: str, request: PromoteRequest, service: ServiceDep, store: FitsDep) -> PromotionPlan:
     """Plan a full run of a trial's values, as they are or moved by a law, and, unless plan_only, queue it."""
     return promote.promote(service, name, request, store)
+
+
+@router.post("/studies/{name}/confirmations")
+def confirm_laws(name: str, request: PromoteRequest, service: ServiceDep, store: FitsDep) -> ConfirmationPlan:
+    """Plan the short runs that a law's candidate calls for, and, unless plan_only, queue them."""
+    return confirm.confirm(service, name, request, store)
 
 
 @router.post("/studies/{name}/promotions/{number}/stop")

@@ -1,8 +1,8 @@
 """A study as one file that another installation takes in whole: `NAME.sweeper.jsonl.zst`.
 
 The first line says format, version, how many runs follow and the study; each further one is a run: its row, and what
-it said as events of the protocol, in order.  Left out: promotions, runs that have not ended, what trainers printed,
-and samples, whose words may be somebody's text.
+it said as events of the protocol, in order.  Left out: promotions and confirmation runs, runs that have not ended,
+what trainers printed, and samples, whose words may be somebody's text.
 """
 
 from __future__ import annotations

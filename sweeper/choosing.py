@@ -12,6 +12,7 @@ from sweeper.observations_fits import Fits
 from sweeper.observations_plan import FEWEST_CELLS, NO_SCORE, TransferPlan, data_hash, plan
 from sweeper.observations_read import FitsStore
 from sweeper.observations_recipe import counted
+from sweeper.observations_speed import Clock
 from sweeper.observations_trust import calibrations
 from sweeper.planning import Basis, Choice
 from sweeper.protocol import PromoteRequest
@@ -38,10 +39,13 @@ SHAPE_POINTS = 400
 """Of a phase's rate, for its mean."""
 
 
-def choose(store: FitsStore, basis: Basis, request: PromoteRequest) -> Choice:
+def choose(store: FitsStore, basis: Basis, request: PromoteRequest, timed: Clock | None = None) -> Choice:
     """The candidate that was asked for; else the fitted law's, where it can be trusted unconfirmed, else the copy.
 
     A study that cannot be fitted is no obstacle to a copy: the reason is in its `why`.
+
+    Args:
+        timed: hours, in place of the basis's tokens: each candidate has as many as they hold at its own batch.
 
     Raises:
         SweeperError: a law was asked for that there is none of.
@@ -50,7 +54,7 @@ def choose(store: FitsStore, basis: Basis, request: PromoteRequest) -> Choice:
     try:
         fits = store.fits(basis.spec.name)
         with fits.lock:
-            made = _plan(fits, basis)
+            made = transfer_of(fits, basis, timed)
     except (SweeperError, ValueError) as error:  # the numerics refuse what they cannot fit
         if request.by not in (None, "copied"):
             raise SweeperError(f"no law can move these values: {error}; leave --by out to copy them") from error
@@ -65,16 +69,32 @@ def choose(store: FitsStore, basis: Basis, request: PromoteRequest) -> Choice:
         if chosen != "copied" and request.data_hash not in ("", known):
             raise Conflict("another run has ended since this plan was shown, and the laws with it: look at it again")
         earlier = tuple(f"Earlier: {one.words}." for one in calibrations(fits))
-        return Choice(transfer=_transfer(made, fits, basis, chosen, why, known), notes=earlier)
+        notes = earlier if timed is None else (_of_hours(timed), *earlier)
+        return Choice(transfer=_transfer(made, fits, basis, chosen, why, known), notes=notes)
 
 
-def _plan(fits: Fits, basis: Basis) -> TransferPlan:
+def _of_hours(timed: Clock) -> str:
+    hours = f"{timed.hours:g} hour{'' if timed.hours == 1 else 's'}"
+    return (
+        f"The tokens are those of {hours} at the speed of {timed.device}, from runs of the study or `sweeper bench`; "
+        "the run ends by them, and not by the clock, so that it can be resumed exactly."
+    )
+
+
+def transfer_of(fits: Fits, basis: Basis, timed: Clock | None) -> TransferPlan:
+    """The candidates of the basis's full run, or of the hours; within the lock of the fits.
+
+    Raises:
+        SweeperError: the laws hold no plan for it.
+    """
     config = basis.copied
     counts = counted(config.to_dict())
     assert config.budget.tokens is not None, "full runs are measured in tokens"
     return plan(
         fits,
-        tokens=float(config.budget.tokens),
+        tokens=None if timed else float(config.budget.tokens),
+        seconds=timed.seconds if timed else None,
+        step_time=timed.step_time if timed else None,
         trial=basis.run.number,
         n_params=None if counts is None else counts[fits.study.switches.params],
         mean_rate=_mean_rate(config.plan) if basis.phases else None,
@@ -138,7 +158,7 @@ def _transfer(made: TransferPlan, fits: Fits, basis: Basis, chosen: By, why: str
     return Transfer(
         chosen=chosen,
         why=why,
-        candidates=tuple(_proposal(each, fits, basis) for each in made.candidates),
+        candidates=tuple(_proposal(each, made, fits, basis) for each in made.candidates),
         start=_started_from(made),
         laws=_laws(made, chosen),
         data_hash=known,
@@ -160,7 +180,7 @@ def _transfer(made: TransferPlan, fits: Fits, basis: Basis, chosen: By, why: str
     )
 
 
-def _proposal(one: Candidate, fits: Fits, basis: Basis) -> Proposal:
+def _proposal(one: Candidate, made: TransferPlan, fits: Fits, basis: Basis) -> Proposal:
     """The candidate as values of the full run; the copy's are the trial's to the bit."""
     own, values = basis.copied, one.values
     copied = one.name == "copied"
@@ -168,6 +188,7 @@ def _proposal(one: Candidate, fits: Fits, basis: Basis) -> Proposal:
     rate = own.optim.matrix_lr if copied else values.learning_rate
     decay = own.optim.matrix_weight_decay if copied else values.weight_decay
     assert own.budget.tokens is not None
+    tokens = own.budget.tokens if copied or made.target.tokens else int(values.steps) * batch
     unpredicted = _unpredicted(fits, basis)
     return Proposal(
         by=BY[one.name],
@@ -177,8 +198,8 @@ def _proposal(one: Candidate, fits: Fits, basis: Basis) -> Proposal:
         tau=values.tau if math.isfinite(values.tau) else None,
         batch_tokens=batch,
         beta2=own.optim.beta2 ** (batch / own.data.batch_tokens),
-        steps=math.ceil(own.budget.tokens / batch),
-        tokens=own.budget.tokens,
+        steps=math.ceil(tokens / batch),
+        tokens=tokens,
         best_rate=_interval(one.best_rate),
         shaded_octaves=one.shaded_octaves,
         capped=one.capped,

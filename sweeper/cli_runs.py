@@ -31,6 +31,10 @@ def promote(
     study: Study,
     trial: Annotated[int | None, typer.Option(help="Left out: the best one.")] = None,
     tokens: Annotated[str | None, typer.Option(help="3B, 500M or 20x; left out: the study file's.")] = None,
+    hours: Annotated[float | None, typer.Option(help="Of training, instead of tokens.", min=0.001)] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="Part of the name of the device whose hours; left out: that of most trials.")
+    ] = None,
     by: Annotated[
         By | None, typer.Option(help="Whose values; left out: the fitted law's where it needs no confirming.")
     ] = None,
@@ -48,6 +52,8 @@ def promote(
         study=study,
         trial=trial,
         tokens=tokens,
+        hours=hours,
+        gpu=gpu,
         by=by.value if by else None,
         yes=yes,
         host=host,
@@ -56,6 +62,49 @@ def promote(
         gpus=gpus,
     )
     until_told(lambda: promoting.promote(order, Settings.from_environment(), console))
+
+
+@app.command()
+def confirm(
+    study: Study,
+    trial: Annotated[int | None, typer.Option(help="Left out: the best one.")] = None,
+    tokens: Annotated[
+        str | None, typer.Option(help="Of the full run: 3B, 500M or 20x; left out: the study file's.")
+    ] = None,
+    hours: Annotated[float | None, typer.Option(help="Of the full run, instead of tokens.", min=0.001)] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="Part of the name of the device whose hours; left out: that of most trials.")
+    ] = None,
+    by: Annotated[
+        By | None, typer.Option(help="The law to confirm; left out: the study's own, else the literature's.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Start them; do not ask.")] = False,
+    workers: Annotated[int | None, typer.Option(help="Left out: one per GPU, or one on the CPU.", min=1)] = None,
+    host: Host = "127.0.0.1",
+    port: Port = None,
+    device: DeviceOption = Device.auto,
+    gpus: Gpus = 1,
+) -> None:
+    """Show the short runs that a full run's law calls for, and run them here; its laws are then fitted with them.
+
+    The same command resumes those that were broken off."""
+    from sweeper.commands import confirming
+
+    order = confirming.Order(
+        study=study,
+        trial=trial,
+        tokens=tokens,
+        hours=hours,
+        gpu=gpu,
+        by=by.value if by else None,
+        yes=yes,
+        workers=workers,
+        host=host,
+        port=port,
+        device=device.value,
+        gpus=gpus,
+    )
+    until_told(lambda: confirming.confirm(order, Settings.from_environment(), console))
 
 
 @app.command()

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from sweeper.errors import SweeperError
 from sweeper.protocol import (
     API,
+    ConfirmationPlan,
     Delivery,
     Done,
     Enqueue,
@@ -132,6 +133,9 @@ class Client:
 
     def promote(self, name: str, request: PromoteRequest) -> PromotionPlan:
         return PromotionPlan.model_validate(self.post(f"/studies/{name}/promotions", request))
+
+    def confirm(self, name: str, request: PromoteRequest) -> ConfirmationPlan:
+        return ConfirmationPlan.model_validate(self.post(f"/studies/{name}/confirmations", request))
 
     def _done(self, path: str, body: BaseModel | dict[str, Any] | None = None) -> str:
         return Done.model_validate(self.post(path, body)).message

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from sweeper.protocol import PromotionPlan
 from sweeper.scores import label
-from sweeper.transferred import WORDS, Transfer
+from sweeper.transferred import CONFIRM, WORDS, Transfer
 
 Record = dict[str, Any]
 """A JSON object of the read API; its keys are the fields of sweeper.records."""
@@ -104,7 +104,7 @@ def trial_line(trial: Record, summary: Record) -> str:
 def run_line(run: Record) -> str:
     """A run in a worker's hand in one line."""
     return (
-        f"{run['kind']} {run['number']} at {run['progress']:.0%}, step {run['step']}, "
+        f"{run['name']} at {run['progress']:.0%}, step {run['step']}, "
         f"train loss {value(run['train_loss'])}, val_bpb {score(run['val_bpb'])}"
     )
 
@@ -135,7 +135,7 @@ def study_view(summary: Record, finished: list[Record], url: str) -> RenderableT
     for run in summary["running"]:
         loss = "–" if run["train_loss"] is None else f"{run['train_loss']:.3f}"
         table.add_row(
-            f"{run['kind']} {run['number']}",
+            run["name"],
             Text("stopping" if run["stop_requested"] else "running", style="cyan"),
             f"{run['progress']:.0%}",
             loss,
@@ -170,8 +170,9 @@ def promotion_line(promotion: Record) -> str:
     rest = max(0, promotion["planned_tokens"] - promotion["tokens"])
     left = f", {duration(rest / speed)} left" if speed and promotion["state"] == "running" else ""
     whose = "" if promotion["trial"] is None else f" of trial {promotion['trial']}"
+    kind = "confirmation run" if promotion["by"] == CONFIRM else "promotion"
     return (
-        f"promotion {promotion['number']}{whose}: {promotion['state']} at "
+        f"{kind} {promotion['number']}{whose}: {promotion['state']} at "
         f"{promotion['progress']:.1%}, {count(promotion['tokens'])} of {count(promotion['planned_tokens'])} tokens, "
         f"val_bpb {score(promotion['val_bpb'])}{left}"
         + (f", but {promotion['infeasible']}" if promotion["infeasible"] else "")
@@ -201,6 +202,8 @@ def plan_view(plan: PromotionPlan) -> RenderableType:
     if plan.trial is not None:
         scored = f"{label(plan.judge)} {score(plan.trial_val_bpb)}"
         table.add_row("trial", f"{plan.trial}: {scored} at {count(plan.trial_tokens)} tokens")
+    if plan.hours is not None:
+        table.add_row("hours", f"{plan.hours:g}")
     if plan.tokens:  # a command may not say
         times = f", {plan.tokens / plan.trial_tokens:.3g}× the trial's" if plan.trial_tokens else ""
         table.add_row("tokens", f"{count(plan.tokens)} ({plan.tokens:,}){times}")

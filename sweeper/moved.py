@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from sweeper.space import Space
-from sweeper.transferred import Proposal
 from trainer.config import OptimConfig
 
 RATES = tuple(f"optim.{group}_lr" for group in ("matrix", "scalar", "embed", "head"))
@@ -18,8 +17,23 @@ PATHS = (*RATES, *DECAYS, "optim.beta2", "data.batch_tokens")
 Values = dict[str, Any]
 
 
+class Destination(Protocol):
+    """What a law gives a longer run; see Proposal."""
+
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def batch_tokens(self) -> int: ...
+    @property
+    def beta2(self) -> float: ...
+    @property
+    def tokens(self) -> int: ...
+
+
 def moved(
-    config: Mapping[str, Any], params: Mapping[str, Any], optim: OptimConfig, to: Proposal, space: Space
+    config: Mapping[str, Any], params: Mapping[str, Any], optim: OptimConfig, to: Destination, space: Space
 ) -> tuple[Values, Values]:
     """The config and the searched values of a full run by `to`.
 
@@ -43,7 +57,7 @@ def moved(
     return nested, {path: new.get(path, value) for path, value in params.items()}
 
 
-def _moved(optim: OptimConfig, to: Proposal) -> Values:
+def _moved(optim: OptimConfig, to: Destination) -> Values:
     """By path, ties left aside."""
     own = {path: getattr(optim, path.removeprefix("optim.")) for path in (*RATES, *DECAYS)}
     rate, decay = to.learning_rate / optim.matrix_lr, optim.matrix_weight_decay

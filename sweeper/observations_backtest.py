@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sweeper.errors import SweeperError
-from sweeper.observations import BudgetScore, RunFacts, bridge
+from sweeper.observations import bridge
 from sweeper.observations_cells import Cell
+from sweeper.observations_facts import BudgetScore, RunFacts
 from sweeper.observations_fits import Fits
-from sweeper.observations_plan import SAME_HORIZON, SAME_MODEL, TransferPlan, plan
+from sweeper.observations_plan import TransferPlan, plan
+from sweeper.observations_start import SAME_HORIZON, SAME_MODEL
 from sweeper.scaling.records import Estimate
 from sweeper.scaling.step_time import StepTime
 from sweeper.scaling.transfer import Values
@@ -81,7 +83,7 @@ def backtest(fits: Fits) -> Backtest | str:
 
 
 def _longest_cells(fits: Fits, n_params: float) -> list[Cell]:
-    own = [cell for cell in fits.cells if abs(math.log(cell.n_params / n_params)) < SAME_MODEL]
+    own = [cell for cell in fits.cells if not cell.confirming and abs(math.log(cell.n_params / n_params)) < SAME_MODEL]
     longest = max((cell.tokens for cell in own), default=0.0)
     return [cell for cell in own if cell.optimum.at and cell.tokens > longest / SAME_HORIZON]
 

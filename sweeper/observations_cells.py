@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sweeper.observations_kept import DECAY_OCTAVES, DRAWS, Kept, best_rate
+from sweeper.scaling.lent import fit_lent
 from sweeper.scaling.optimum import Optimum
 from sweeper.scaling.pooled import fit_pooled
 from sweeper.scaling.records import Integers, Observations
@@ -29,6 +30,8 @@ class Cell:
     optimum: Optimum
     joint: bool
     """Whether decay was fitted with the rate, as it varies inside the cell."""
+    confirming: bool = False
+    """Whether its runs are confirmation runs, which are longer than the study's trials."""
 
     @property
     def sizes(self) -> dict[str, float]:
@@ -39,9 +42,17 @@ def cells_of(runs: Observations, groups: Sequence[Integers], kept: Kept) -> tupl
     """The groups in which the rate varies.
 
     Where fewer than FEWEST_OWN have an optimum from their own runs, those without share a curvature with all others.
+    Confirmation runs, too few for a bowl of their own, borrow that of the cells that have one.
     """
     made = tuple(_cell(runs, rows, kept) for rows in groups if _varies(runs, rows))
-    return made if sum(bool(cell.optimum.at) for cell in made) >= FEWEST_OWN else _pooled(runs, made)
+    made = made if sum(bool(cell.optimum.at) for cell in made) >= FEWEST_OWN else _pooled(runs, made)
+    lenders = [cell.optimum for cell in made]
+    return tuple(
+        replace(cell, optimum=fit_lent(runs.take(cell.rows), lenders), joint=False)
+        if cell.confirming and not cell.optimum.at
+        else cell
+        for cell in made
+    )
 
 
 def _varies(runs: Observations, rows: Integers) -> bool:
@@ -53,7 +64,10 @@ def _cell(runs: Observations, rows: Integers, kept: Kept) -> Cell:
     columns = (part.learning_rate, part.weight_decay, part.steps, part.loss, part.loss_stderr, part.diverged)
     found, joint = kept.get("best rate", columns, lambda: best_rate(part))
     middle = {n: float(np.exp(np.log(getattr(part, n)).mean())) for n in TERMS}
-    return Cell(rows=rows, depth=float(np.median(part.depth)), optimum=found, joint=joint, **middle)
+    confirming = bool((part.trial < 0).all())
+    return Cell(
+        rows=rows, depth=float(np.median(part.depth)), optimum=found, joint=joint, confirming=confirming, **middle
+    )
 
 
 def _pooled(runs: Observations, cells: tuple[Cell, ...]) -> tuple[Cell, ...]:

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from sweeper.observations import Bridged, RunFacts
+from sweeper.observations import Bridged
 from sweeper.observations_cells import TERMS, Cell, cells_of
+from sweeper.observations_facts import RunFacts
 from sweeper.observations_kept import DRAWS, Kept
 from sweeper.observations_switches import Switches
 from sweeper.records import Curves
@@ -19,7 +20,8 @@ from sweeper.scaling import priors
 from sweeper.scaling.budgets import Frontier, fit_iso_budget
 from sweeper.scaling.decay import TauCollapse, fit_tau_collapse, fit_tau_law
 from sweeper.scaling.grouping import best_of_cells, cells, cluster
-from sweeper.scaling.loss_law import LossLaw, fit_loss_law
+from sweeper.scaling.loss_forms import Form, choose
+from sweeper.scaling.loss_law import LossLaw
 from sweeper.scaling.optimum import Optimum, fit_optimum
 from sweeper.scaling.power_law import PowerLaw, law_of_optima
 from sweeper.scaling.records import Array, Excluded, Integers, Unidentified
@@ -27,8 +29,7 @@ from sweeper.scaling.step_time import StepTime, fit_step_time
 
 STARTS = 16
 MOST_TAU_CELLS = 16
-LOSS_TERMS = (("n_params", "steps", "batch_tokens"), ("n_params", "tokens"), ("steps", "batch_tokens"), ("tokens",))
-"""Loss laws, the richest first: the first that the runs hold is taken."""
+LOSS_SIZES = ("n_params", "steps", "batch_tokens", "tokens")
 TIME_TOLERANCE = 0.1
 FLOPS_TOLERANCE = 0.1
 
@@ -86,6 +87,10 @@ class Fits:
         """Streamed val_bpb of all trials."""
         return self._read_curves()
 
+    def states(self, name: str) -> bool:
+        """Whether the rows have this column of the observations; of rate and batch all do, or none does."""
+        return not len(self.trials.runs) or bool(np.isfinite(getattr(self.trials.runs, name)).any())
+
     @cached_property
     def groups(self) -> list[Integers]:
         """Rows of each cell: equal parameters, horizon, batch."""
@@ -98,8 +103,8 @@ class Fits:
 
     @cached_property
     def rate_law(self) -> PowerLaw | Unidentified:
-        """Of the best rate on parameters, batch and tokens."""
-        sizes = {name: [getattr(cell, name) for cell in self.cells] for name in TERMS}
+        """Of the best rate on parameters, batch (where the runs state it) and tokens."""
+        sizes = {name: [getattr(cell, name) for cell in self.cells] for name in TERMS if self.states(name)}
         return law_of_optima(
             [cell.optimum for cell in self.cells], sizes, "learning_rate", beliefs=priors.RATE, draws=DRAWS
         )
@@ -127,29 +132,14 @@ class Fits:
         return best_of_cells(self.trials.runs, self.groups)
 
     @cached_property
-    def loss_tries(self) -> tuple[tuple[tuple[str, ...], LossLaw | Unidentified], ...]:
-        """The loss laws tried, the richest first, up to the first that the runs hold."""
-        tried: list[tuple[tuple[str, ...], LossLaw | Unidentified]] = []
-        rows = self.best_rows
-        for terms in LOSS_TERMS:
-            tried.append((terms, self._loss_law(terms, rows)))
-            if isinstance(tried[-1][1], LossLaw):
-                break
-        return tuple(tried)
-
-    def _loss_law(self, terms: tuple[str, ...], rows: Integers) -> LossLaw | Unidentified:
+    def loss_tries(self) -> tuple[tuple[Form, LossLaw | Unidentified], ...]:
+        """The forms of loss law tried: the one that the runs hold comes last, the others say why not."""
+        runs, rows = self.trials.runs, self.best_rows
         if not len(rows):
-            return Unidentified(used=0, not_identified="no run has a score yet")
-        runs = self.trials.runs
-        single = [name for name in ("n_params", "batch_tokens") if name not in terms and _spread(runs, name, rows)]
-        if single:
-            reason = f"it would mix runs that differ in {' and '.join(single)}"
-            return Unidentified(used=len(rows), not_identified=reason)
-        sizes = {name: getattr(runs, name)[rows] for name in terms}
+            return ((("tokens",), Unidentified(used=0, not_identified="no run has a score yet")),)
+        loss, columns = runs.loss[rows], {name: getattr(runs, name)[rows] for name in LOSS_SIZES}
         return self._kept.get(
-            f"loss law of {terms}",
-            (runs.loss[rows], *sizes.values()),
-            lambda: fit_loss_law(runs.loss[rows], sizes, starts=STARTS, draws=DRAWS),
+            "loss law", (loss, *columns.values()), lambda: choose(loss, columns, starts=STARTS, draws=DRAWS).tries
         )
 
     @cached_property
@@ -247,10 +237,6 @@ class Fits:
     def censored(self) -> int:
         """Cells whose optimum is at an edge of what was tried."""
         return sum(bool(cell.optimum.bounds) for cell in self.cells)
-
-
-def _spread(runs: Any, name: str, rows: Integers) -> bool:
-    return bool(np.ptp(np.log(getattr(runs, name)[rows])) > 0.05)
 
 
 def reasons(excluded: tuple[Excluded, ...]) -> list[tuple[str, int]]:

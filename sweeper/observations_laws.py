@@ -15,6 +15,8 @@ from sweeper.scaling.power_law import PowerLaw
 from sweeper.scaling.records import Estimate, Excluded
 from sweeper.scaling.step_time import NAMES, StepTime
 
+NO_RATE = "no run states a rate"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LawLine:
@@ -113,14 +115,16 @@ def _rate(fits: Fits) -> Iterator[LawLine]:
     law, cells = fits.rate_law, fits.cells
     longest = max(cells, key=lambda cell: (cell.tokens, bool(cell.optimum.at)), default=None)
     if longest is not None:
-        name = f"best rate at {longest.tokens:.3g} tokens, batch {longest.batch_tokens:,.0f}"
+        at = f", batch {longest.batch_tokens:,.0f}" if fits.states("batch_tokens") else ""
+        name = f"best rate at {longest.tokens:.3g} tokens{at}"
         unit, o = "per step", longest.optimum
         if o.at:
             yield _known("learning rate", name, unit, o.at[0], o.used, len(o.excluded), o.interval_method)
         else:
             yield _unknown("learning rate", name, unit, o.used, len(o.excluded), o.not_identified)
     if not isinstance(law, PowerLaw):
-        reason = law.not_identified if cells else "no two comparable runs have different rates"
+        unstated = "no two comparable runs have different rates" if fits.states("learning_rate") else NO_RATE
+        reason = law.not_identified if cells else unstated
         yield _unknown("learning rate", "law over cells", "", law.used, len(law.excluded), reason)
         return
     yield from _exponents("learning rate", law)
@@ -142,7 +146,8 @@ def _exponents(name: str, law: PowerLaw) -> Iterator[LawLine]:
 def _tau(fits: Fits) -> Iterator[LawLine]:
     found = fits.tau_collapse
     if found.tau is None:
-        yield _unknown("decay", "tau", "share of the run", found.used, len(found.excluded), found.not_identified)
+        reason = found.not_identified if fits.states("learning_rate") else NO_RATE
+        yield _unknown("decay", "tau", "share of the run", found.used, len(found.excluded), reason)
         return
     yield _known("decay", "tau", "share of the run", found.tau, found.used, len(found.excluded), found.interval_method)
     if fits.tau_law.used:
@@ -155,7 +160,8 @@ def _batch(fits: Fits) -> Iterator[LawLine]:
     if law is not None:
         yield from _exponents("batch", law)
     elif not fits.batch_optima:
-        reason = "no two runs of one model and budget have different batches"
+        stated = fits.states("batch_tokens")
+        reason = "no two runs of one model and budget have different batches" if stated else "no run states its batch"
         yield _unknown("batch", "best batch", "tokens", 0, 0, reason)
     else:
         reason = next((str(o.not_identified) for _, _, _, o in fits.batch_optima if not o.at), "only at equal seconds")
@@ -177,8 +183,9 @@ def _loss(fits: Fits) -> Iterator[LawLine]:
             yield _unknown("loss", f"law of {', '.join(terms)}", "bits per byte", tried.used, 0, tried.not_identified)
     if law is None:
         return
+    basis = f", {law.basis}" if law.basis else ""
     for term, e in law.exponents.items():
-        yield _known("loss", f"exponent of {term}", "1", e, law.used, len(law.excluded), law.interval_method)
+        yield _known("loss", f"exponent of {term}{basis}", "1", e, law.used, len(law.excluded), law.interval_method)
     if law.floor is not None:
         yield _known("loss", "floor", "bits per byte", law.floor, law.used, len(law.excluded), law.interval_method)
     else:

@@ -6,21 +6,23 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, func, select
 
-from sweeper.observations import BudgetScore, RunFacts, bridge
+from sweeper.observations import bridge
+from sweeper.observations_facts import BudgetScore, RunFacts
 from sweeper.observations_fits import Fits, StudyFacts
 from sweeper.observations_kept import Kept
+from sweeper.observations_names import number_of_confirmation
 from sweeper.observations_recipe import recipe
 from sweeper.observations_switches import Switches
 from sweeper.protocol import RunKind
 from sweeper.results import Results, UnknownError
 from sweeper.summary import axes
 from sweeper.tables import OutcomeRow, PromotionRow, RunRow, StudyRow, ThroughputRow
-from sweeper.transferred import Transfer
+from sweeper.transferred import CONFIRM, Transfer
 
 MOST_KEPT = 12
 """Fits of a study under some switches that are kept; the least recently used go first."""
@@ -33,6 +35,7 @@ class _Read:
     mark: Mark
     trials: tuple[RunFacts, ...]
     promotions: tuple[RunFacts, ...]
+    confirmations: tuple[RunFacts, ...]
 
 
 class FitsStore:
@@ -109,11 +112,28 @@ class FitsStore:
         if known is not None and known.mark == mark:
             return known
         trials = self._runs(connection, study.id, "trial", {})
-        columns = (PromotionRow.number, PromotionRow.trial_number, PromotionRow.transfer)
-        rows = connection.execute(select(*columns).where(PromotionRow.study_id == study.id))
+        tokens = PromotionRow.plan["tokens"].as_float().label("tokens")  # an integer of PostgreSQL ends at two billion
+        columns = (
+            PromotionRow.number,
+            PromotionRow.trial_number,
+            PromotionRow.transfer,
+            PromotionRow.candidate,
+            tokens,
+        )
+        rows = connection.execute(select(*columns).where(PromotionRow.study_id == study.id)).all()
+        longer = {row.number: round(row.tokens) for row in rows if row.candidate == CONFIRM}
         plans = {row.number: (row.trial_number, row.transfer) for row in rows}
         promotions = self._runs(connection, study.id, "promotion", plans)
-        self._read[study.name] = _Read(mark=mark, trials=trials, promotions=promotions)
+        self._read[study.name] = _Read(
+            mark=mark,
+            trials=trials,
+            promotions=tuple(run for run in promotions if run.number not in longer),
+            confirmations=tuple(
+                replace(run, number=number_of_confirmation(run.number), planned=longer[run.number])
+                for run in promotions
+                if run.number in longer
+            ),
+        )
         return self._read[study.name]
 
     def _runs(
@@ -141,7 +161,7 @@ class FitsStore:
     def _made(self, name: str, spec: dict[str, Any], read: _Read, switches: Switches) -> Fits:
         judge = spec.get("judge") or "final"
         return Fits(
-            trials=bridge(read.trials, switches, judge),
+            trials=bridge((*read.trials, *read.confirmations), switches, judge),
             promotions=bridge(read.promotions, switches, judge),
             study=StudyFacts(
                 name=name,
@@ -171,7 +191,7 @@ def _mark(connection: Connection, study: Row[Any]) -> Mark:
             RunRow.study_id == study.id, RunRow.state != "running"
         )
     ).one()
-    read = json.dumps([study.spec.get(part) for part in ("judge", "budget", "promote", "plan")])
+    read = json.dumps([study.created_at, *(study.spec.get(part) for part in ("judge", "budget", "promote", "plan"))])
     return (*(value or 0 for value in row), read)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from sweeper.observations import Recipe
+from sweeper.observations_facts import Recipe
 from trainer.config import ConfigError, HelixConfig, ModelConfig, TrainConfig, helix_shapes
 
 ALIASES = {
@@ -47,7 +47,7 @@ def recipe(params: Mapping[str, Any], config: Mapping[str, Any], parameters: int
         batch_tokens=_value("batch_tokens", params, config, helix),
         depth=_value("depth", params, config, helix),
         width=_value("width", params, config, helix),
-        optimizer=str(params.get("optim.matrix_optimizer", _section(config, "optim").get("matrix_optimizer", "muon"))),
+        optimizer=str(params.get("optim.matrix_optimizer", _section(config, "optim").get("matrix_optimizer", ""))),
         mean_rate=mean_rate(_section(config, "schedule")),
         seed=int(seed) if isinstance(seed, (int, float)) else 0,
         seq_len=int(_section(config, "data").get("seq_len") or 1),
@@ -65,8 +65,8 @@ def counted(config: Mapping[str, Any]) -> dict[str, float] | None:
     """Parameters by convention; None of values that are no whole config of ours: what is left out is not guessed."""
     if not set(_section(config, "model")) >= WHOLE:
         return None
-    parts = {name: config.get(name) or {} for name in ("model", "helix", "seeds")}
-    return _counted(json.dumps(parts, sort_keys=True, default=str))
+    decide = ("model", "helix", "seeds") if _section(config, "model").get("family") == "helix" else ("model",)
+    return _counted(json.dumps({name: config.get(name) or {} for name in decide}, default=str))
 
 
 @lru_cache(maxsize=4096)

@@ -38,7 +38,7 @@ def full_run(fits: Fits) -> FullRun | Unidentified:
     runs = fits.trials.runs
     if not len(runs):
         return Unidentified(used=0, not_identified="no run has a score yet")
-    longest = round(float(runs.tokens.max()))
+    longest = round(fits.trials.longest_trial)
     tokens = float(sum(token_count(text, longest) for text in fits.study.full_run))
     try:
         made = plan(fits, tokens=tokens)
@@ -96,15 +96,15 @@ def speed_view(fits: Fits) -> SpeedView | Unidentified:
     times = known[device][1]
     assert isinstance(times, StepTime)
     try:
-        start = plan(fits, tokens=float(fits.trials.runs.tokens.max())).start
+        start = plan(fits, tokens=fits.trials.longest_trial).start
         if start.depth is None:
             return Unidentified(used=0, not_identified="the depth of the best runs is not known")
         here = times.seconds(start.depth, start.batch_tokens).value
         seconds = start.steps * here
-        made = [plan(fits, seconds=seconds, step_time=_faster(times, speed)) for speed in SPEEDS]
+        made = [plan(fits, seconds=seconds, step_time=_faster(times, speed), reference=start) for speed in SPEEDS]
     except SweeperError as error:
         return Unidentified(used=0, not_identified=str(error))
-    wanted = tuple(_wanted(fits, one, here / speed, speed) for one, speed in zip(made, SPEEDS, strict=True))
+    wanted = tuple(_wanted(fits, one, start, here / speed, speed) for one, speed in zip(made, SPEEDS, strict=True))
     laws = [(name, law) for name, (_, law) in known.items() if isinstance(law, StepTime)]
     return SpeedView(
         seconds=seconds,
@@ -121,7 +121,7 @@ def _faster(times: StepTime, speed: float) -> StepTime:
     return replace(times, coefficients=times.coefficients / speed, draws_Dp=times.draws_Dp / speed)
 
 
-def _wanted(fits: Fits, made: TransferPlan, step_seconds: float, speed: float) -> Wanted:
+def _wanted(fits: Fits, made: TransferPlan, reference: Start, step_seconds: float, speed: float) -> Wanted:
     values, rate = made.proposed.values, made.proposed.best_rate
     octaves = NORMAL_95 * _tau_octaves(fits, made)
     decay = values.weight_decay
@@ -131,7 +131,7 @@ def _wanted(fits: Fits, made: TransferPlan, step_seconds: float, speed: float) -
         batch_tokens=_batch(made),
         learning_rate=rate,
         weight_decay=Estimate(decay, decay * 2.0**-octaves, decay * 2.0**octaves),
-        n_params=_size(fits, made.start, speed),
+        n_params=_size(fits, reference, speed),
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from sweeper.observations import RunFacts
+from sweeper.observations_facts import RunFacts
 from sweeper.observations_fits import Fits
 from sweeper.records import Curves
 from sweeper.scaling import resample
@@ -20,6 +20,10 @@ FEWEST_COMPLETE = 8
 TOLERANCE = 0.03
 """Share of the budget by which a validation may lie off the share asked for, where it does not lie between two."""
 DRAWS = 200
+EQUAL_TOKENS = 0.003
+"""Share by which repeats may differ in tokens before it counts: it moves a score by some 0.0003."""
+FEWEST_FOR_SLOPE = 4
+"""Degrees of freedom, of which a slope takes one."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,32 +32,56 @@ class Noise:
 
     groups: tuple[Integers, ...]
     """Rows of each set of repeats."""
+    off: tuple[Array, ...]
+    """Of each row, bits per byte: the score less its set's mean, and less what its tokens account for."""
     deviation: Estimate | None
     used: int
     not_identified: str | None
 
 
 def seed_noise(fits: Fits) -> Noise:
-    """Pooled over sets of repeats at equal horizons; the interval is chi-squared's."""
+    """Pooled over sets of repeats at equal horizons; the interval is chi-squared's.
+
+    The same seconds hold more steps on one day than on another, and more tokens score better: where repeats differ in
+    them, one slope on log tokens for all sets is taken out.
+    """
+    runs = fits.trials.runs
+    groups = _repeats(fits)
+    used, free = sum(len(rows) for rows in groups), sum(len(rows) - 1 for rows in groups)
+    columns = np.log(runs.tokens), runs.loss
+    log_tokens, losses = ([column[rows] - column[rows].mean() for rows in groups] for column in columns)
+    apart = max((float(np.ptp(x)) for x in log_tokens), default=0.0)
+    unknown: str | None = None
+    if free < 1:
+        unknown = "no two complete runs have equal values"
+    elif apart > EQUAL_TOKENS:
+        if free < FEWEST_FOR_SLOPE:
+            unknown = f"repeats differ by up to {apart:.1%} in tokens, and are too few to tell what of it that makes"
+        else:
+            losses, free = _less_their_tokens(log_tokens, losses), free - 1
+    value = float(np.sqrt(sum(float((y**2).sum()) for y in losses) / free)) if free else 0.0
+    if unknown is None and value <= 0:
+        unknown = "all repeats agree to the last digit: they had the same seeds"
+    if unknown is not None:
+        return Noise(groups=groups, off=tuple(losses), deviation=None, used=used if free else 0, not_identified=unknown)
+    low, high = (value * float(np.sqrt(free / stats.chi2.ppf(q, free))) for q in (0.975, 0.025))
+    return Noise(groups=groups, off=tuple(losses), deviation=Estimate(value, low, high), used=used, not_identified=None)
+
+
+def _repeats(fits: Fits) -> tuple[Integers, ...]:
     runs = fits.trials.runs
     sets: dict[tuple[str, int, int], list[int]] = {}
     for row in np.flatnonzero(~runs.diverged):
         horizon = round(float(np.log(runs.tokens[row])) / 0.05)
-        size = round(float(np.log(runs.n_params[row])) / 0.02)  # imported runs may not have it among their values
+        size = round(float(np.log(runs.n_params[row])) / 0.001)  # imported runs may not have it among their values
         sets.setdefault((fits.trials.repeats[row], horizon, size), []).append(int(row))
-    groups = tuple(np.array(rows) for rows in sets.values() if len({int(runs.trial[r]) for r in rows}) > 1)
-    free = sum(len(rows) - 1 for rows in groups)
-    used = sum(len(rows) for rows in groups)
-    if free < 1:
-        reason = "no two complete runs have equal values"
-        return Noise(groups=groups, deviation=None, used=0, not_identified=reason)
-    squares = sum(float(((runs.loss[rows] - runs.loss[rows].mean()) ** 2).sum()) for rows in groups)
-    value = float(np.sqrt(squares / free))
-    low, high = (value * float(np.sqrt(free / stats.chi2.ppf(q, free))) for q in (0.975, 0.025))
-    if value <= 0:
-        reason = "all repeats agree to the last digit: they had the same seeds"
-        return Noise(groups=groups, deviation=None, used=used, not_identified=reason)
-    return Noise(groups=groups, deviation=Estimate(value, low, high), used=used, not_identified=None)
+    return tuple(np.array(rows) for rows in sets.values() if len({int(runs.trial[r]) for r in rows}) > 1)
+
+
+def _less_their_tokens(log_tokens: list[Array], losses: list[Array]) -> list[Array]:
+    x, y = np.concatenate(log_tokens), np.concatenate(losses)
+    slope = min(0.0, float(x @ y) / float(x @ x))
+    return [loss - slope * tokens for tokens, loss in zip(log_tokens, losses, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -10,21 +10,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import select
 
-from sweeper import throughput
+from sweeper import plan_notes, throughput
 from sweeper.command_plan import lengthen
 from sweeper.errors import SweeperError
-from sweeper.moved import moved
+from sweeper.moved import Destination, moved
+from sweeper.picking import scored
 from sweeper.plan_file import Plan, token_count
 from sweeper.protocol import PromoteRequest, PromotionPlan
-from sweeper.pruners import is_feasible
-from sweeper.service import Conflict, Service, Unknown, spec_of
+from sweeper.service import Service, spec_of
 from sweeper.shape import shape_of
 from sweeper.study import StudySpec
 from sweeper.tables import OutcomeRow, PromotionRow, RunRow, StudyRow
-from sweeper.transferred import WORDS, Proposal, Transfer
+from sweeper.transferred import Transfer
 from trainer.config import ConfigError, TrainConfig
 
 EVAL_SHARES = tuple(round(0.05 * share, 2) for share in range(1, 20))
@@ -38,6 +37,7 @@ class Basis:
 
     spec: StudySpec
     run: RunRow
+    outcome: OutcomeRow
     phases: Plan | None
     """None for one schedule."""
     copied: TrainConfig
@@ -54,12 +54,17 @@ class Choice:
 
 
 def make_plan(
-    service: Service, study: StudyRow, request: PromoteRequest, choose: Callable[[Basis], Choice]
+    service: Service,
+    study: StudyRow,
+    request: PromoteRequest,
+    choose: Callable[[Basis], Choice],
+    held: Callable[[RunRow], int] | None = None,
 ) -> PromotionPlan:
     """What the full run would be.
 
     Args:
         choose: decides whether a law moves the trial's values; it is not asked of values by hand and of commands.
+        held: tokens of a trial's own values that the hours of the request hold; None where it has none.
 
     Raises:
         Unknown: no such trial.
@@ -68,43 +73,77 @@ def make_plan(
             of a study whose plan has none.
     """
     spec = spec_of(study)
-    waiting = _waiting(service, study)
+    waits = waiting(service, study)
     if request.by_hand:
-        return _by_hand(service, study, spec, request, waiting)
-    with service.turn(study.id):
-        trial = _choose(service.search(spec).trials(), study.name, request.trial)
-    run, outcome = _known(service, study, trial.number)
+        return _by_hand(service, study, spec, request, waits)
+    run, outcome = scored(service, study, request.trial)
     if spec.trainer is not None:
-        if request.by not in (None, "copied"):
-            raise SweeperError(f"study {study.name} trains by a command, whose values no law moves: leave --by out")
-        return _command_plan(spec, study, request, run, outcome, waiting)
-    phases = spec.plan if request.tokens is None else None
-    tokens = 0 if phases else _tokens(spec.promote.tokens if request.tokens is None else request.tokens, outcome.tokens)
-    copied = _full(spec, phases, run.config, tokens)
-    choice = choose(Basis(spec=spec, run=run, phases=phases, copied=copied))
+        return _command_plan(spec, study, request, run, outcome, waits)
+    phases = spec.plan if request.tokens is None and held is None else None
+    tokens = 0 if phases else asked_tokens(spec, request, run, outcome, held)
+    basis = Basis(
+        spec=spec, run=run, outcome=outcome, phases=phases, copied=full_config(spec, phases, run.config, tokens)
+    )
+    choice = choose(basis)
     taken = choice.transfer.taken if choice.transfer.chosen != "copied" else None
+    made = lay_out(service, basis, taken, request.device_name)
+    own = [*plan_notes.warning(run), plan_notes.whose(run.number, taken)]
+    notes = [*own, *plan_notes.length(made.tokens, outcome, phases), *made.notes, *choice.notes]
+    notes += [plan_notes.goes_first(study.name, row) for row in waits]
+    return made.model_copy(update={"hours": request.hours, "transfer": choice.transfer, "notes": notes})
+
+
+def asked_tokens(
+    spec: StudySpec,
+    request: PromoteRequest,
+    run: RunRow,
+    outcome: OutcomeRow,
+    held: Callable[[RunRow], int] | None,
+) -> int:
+    """Of a full run by one schedule, where the trial's own values are copied.
+
+    Raises:
+        SweeperError: a count of another form than `3B`, `500M`, `20x`, or an impossible one.
+    """
+    asked = spec.promote.tokens if request.tokens is None else request.tokens
+    return held(run) if held else _tokens(asked, outcome.tokens)
+
+
+def lay_out(service: Service, basis: Basis, to: Destination | None, device_name: str) -> PromotionPlan:
+    """The run of the basis's trial in numbers, with a note on its time.
+
+    Args:
+        to: values that a law has moved, and their tokens; None copies the trial's.
+        device_name: that is to run it; empty takes the trial's own.
+
+    Raises:
+        SweeperError: values that make no config, or less than a step.
+    """
+    spec, run, outcome, config = basis.spec, basis.run, basis.outcome, basis.copied
     values, params = run.config, run.params
-    if taken is not None:
-        values, params = moved(run.config, run.params, copied.optim, taken, spec.space)
-    config = copied if taken is None else _full(spec, phases, values, tokens)
-    assert config.budget.tokens is not None
+    if to is not None:
+        values, params = moved(run.config, run.params, config.optim, to, spec.space)
+        config = full_config(spec, basis.phases, values, to.tokens)
     with service.read() as session:
-        speed = throughput.of_full_run(session, study.name, run, outcome, values, request.device_name)
-    notes = [*_warning(run), _whose(trial.number, taken), *_notes(config.budget.tokens, outcome, phases), speed.note]
+        speed = throughput.of_full_run(session, spec.name, run, outcome, values, device_name)
     return PromotionPlan(
-        study=study.name,
-        trial=trial.number,
+        study=spec.name,
+        trial=run.number,
         params=params,
         trial_tokens=outcome.tokens,
         trial_val_bpb=outcome.val_bpb if run.score is None else run.score,
         judge=spec.judge,
-        transfer=choice.transfer,
-        notes=[*notes, *choice.notes, *(_goes_first(study.name, row) for row in waiting)],
-        **_common(config, speed.tokens_per_second, phases),
+        notes=[speed.note],
+        **_common(config, speed.tokens_per_second, basis.phases),
     )
 
 
-def _full(spec: StudySpec, phases: Plan | None, values: dict[str, Any], tokens: int) -> TrainConfig:
+def full_config(spec: StudySpec, phases: Plan | None, values: dict[str, Any], tokens: int) -> TrainConfig:
+    """A trial's values as a full run: by the phases, or by one schedule over so many tokens.
+
+    Raises:
+        SweeperError: they make no config.
+    """
     values = _alone(spec, values)
     try:
         return _with_phases(phases, values) if phases else _config(values, tokens)
@@ -143,7 +182,7 @@ def _by_hand(
         trial_tokens=0,
         trial_val_bpb=None,
         judge=spec.judge,
-        notes=[*notes, *(_goes_first(study.name, row) for row in waiting)],
+        notes=[*notes, *(plan_notes.goes_first(study.name, row) for row in waiting)],
         **_common(config, speed, spec.plan),
     )
 
@@ -172,26 +211,11 @@ def _with_phases(phases: Plan, values: dict[str, Any]) -> TrainConfig:
         raise SweeperError(f"plan {phases.name}: {error}") from error
 
 
-def _waiting(service: Service, study: StudyRow) -> Sequence[PromotionRow]:
+def waiting(service: Service, study: StudyRow) -> Sequence[PromotionRow]:
     """The study's promotions that no worker has taken yet."""
     chosen = select(PromotionRow).where(PromotionRow.study_id == study.id, PromotionRow.state == "waiting")
     with service.read() as session:
         return session.scalars(chosen.order_by(PromotionRow.id)).all()
-
-
-def _known(service: Service, study: StudyRow, number: int) -> tuple[RunRow, OutcomeRow]:
-    """The run of a complete trial, and its outcome."""
-    with service.read() as session:
-        found = session.execute(
-            select(RunRow, OutcomeRow)
-            .join(OutcomeRow, OutcomeRow.run_id == RunRow.id)
-            .where(RunRow.study_id == study.id, RunRow.kind == "trial", RunRow.number == number)
-            .where(RunRow.state == "complete", OutcomeRow.budget.is_(None))
-            .order_by(OutcomeRow.tokens.desc())
-        ).first()
-    if found is None:
-        raise Conflict(f"trial {number} of study {study.name} was not run here, so its speed is not known")
-    return found[0], found[1]
 
 
 def _command_plan(
@@ -202,6 +226,10 @@ def _command_plan(
     outcome: OutcomeRow,
     waiting: Sequence[PromotionRow],
 ) -> PromotionPlan:
+    if request.hours is not None:
+        raise SweeperError(f"study {study.name} trains by a command, whose speed no law knows: use --tokens")
+    if request.by not in (None, "copied"):
+        raise SweeperError(f"study {study.name} trains by a command, whose values no law moves: leave --by out")
     asked = (spec.promote.tokens if request.tokens is None else request.tokens).strip()
     length = lengthen(spec, run, outcome, asked)
     return PromotionPlan(
@@ -217,32 +245,8 @@ def _command_plan(
         trial_val_bpb=outcome.val_bpb if run.score is None else run.score,
         judge=spec.judge,
         length=asked,
-        notes=[*_warning(run), *length.notes, *(_goes_first(study.name, row) for row in waiting)],
+        notes=[*plan_notes.warning(run), *length.notes, *(plan_notes.goes_first(study.name, row) for row in waiting)],
     )
-
-
-def _choose(trials: list[FrozenTrial], name: str, number: int | None) -> FrozenTrial:
-    """The named trial, or the best complete one that keeps the study's limits."""
-    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
-    if number is None:
-        if not complete:
-            raise Conflict(f"study {name} has no complete trial yet: there is nothing to promote")
-        feasible = [trial for trial in complete if is_feasible(trial)]
-        if not feasible:
-            raise Conflict(
-                f"all {len(complete)} complete trials of study {name} break a limit of the study: none is promoted "
-                f"unless you name it with --trial"
-            )
-        return min(feasible, key=lambda trial: trial.value if trial.value is not None else math.inf)
-    for trial in trials:
-        if trial.number == number:
-            if trial not in complete:
-                raise Conflict(
-                    f"trial {number} of study {name} is {trial.state.name.lower()}; only complete trials have a "
-                    f"score to promote: {', '.join(str(trial.number) for trial in complete[:20]) or 'none yet'}"
-                )
-            return trial
-    raise Unknown(f"study {name} has no trial {number}")
 
 
 def _tokens(text: str, trial_tokens: int) -> int:
@@ -260,39 +264,3 @@ def _config(values: dict[str, object], tokens: int) -> TrainConfig:
     evaluation = values.get("eval")
     shares = {**(evaluation if isinstance(evaluation, dict) else {}), "fractions": list(EVAL_SHARES)}
     return TrainConfig.from_dict({**values, "budget": {"tokens": tokens}, "ladder": {}, "eval": shares})
-
-
-def _warning(run: RunRow) -> list[str]:
-    if not run.infeasible:
-        return []
-    return [f"Trial {run.number} breaks a limit of the study, and the full run of it likely will: {run.infeasible}."]
-
-
-def _whose(number: int, taken: Proposal | None) -> str:
-    if taken is None:
-        return (
-            f"The values of trial {number} are copied as they are. No law has moved them to the longer run: rates "
-            "that win short runs are often not the best for long ones."
-        )
-    return (
-        f"The values of trial {number} are moved by the {WORDS[taken.by]}: all rates times {taken.rate_factor:.3g}, "
-        f"decay {taken.weight_decay:.3g}, batch {taken.batch_tokens:,}, beta2 {taken.beta2:.4g}."
-    )
-
-
-def _notes(tokens: int, outcome: OutcomeRow, phases: Plan | None) -> list[str]:
-    longer = tokens / outcome.tokens
-    schedule = (
-        f"its rates are those of the {len(phases.phases)} phases of {phases.name}, as shares of the values' own."
-        if phases
-        else "the schedule stretches with it, as its parts are shares of the budget."
-    )
-    said = f"The run is {longer:,.1f} times as long as the trial ({tokens:,} tokens against {outcome.tokens:,}); "
-    return [said + schedule, *(["It is shorter than the trial was."] if longer < 1 else [])]
-
-
-def _goes_first(name: str, waiting: PromotionRow) -> str:
-    return (
-        f"Promotion {waiting.number} of {waiting.plan['tokens']:,} tokens is still waiting, and runs before this one. "
-        f"If it is not wanted: sweeper stop --study {name} --promotion {waiting.number}"
-    )

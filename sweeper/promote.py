@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
 from sweeper.choosing import choose
+from sweeper.errors import SweeperError
 from sweeper.observations_read import FitsStore
+from sweeper.observations_speed import clock
 from sweeper.planning import make_plan
 from sweeper.protocol import Done, PromoteRequest, PromotionPlan
 from sweeper.results import Results
 from sweeper.service import Conflict, Service, Unknown, find_study
 from sweeper.tables import PromotionRow, RunRow
+from sweeper.transferred import CONFIRM
 
 
 def promote(service: Service, name: str, request: PromoteRequest, store: FitsStore | None = None) -> PromotionPlan:
@@ -25,40 +29,66 @@ def promote(service: Service, name: str, request: PromoteRequest, store: FitsSto
     Raises:
         Unknown: no such study or trial.
         Conflict: the trial has no score, or no trial has one yet; or the laws have changed since the plan agreed to.
-        SweeperError: a token count of another form than `3B`, `500M`, `20x`, or an impossible one; or a law asked for
-            that the study does not hold.
+        SweeperError: a token count of another form than `3B`, `500M`, `20x`, or an impossible one; hours of a device
+            whose speed is not known; or a law asked for that the study does not hold.
     """
+    check_length(request)
     with service.read() as session:
         study = find_study(session, name)
     fits = store or FitsStore(service.engine, Results(service.engine))
-    plan = make_plan(service, study, request, lambda basis: choose(fits, basis, request))
-    return plan if request.plan_only else _store(service, study.id, plan)
+    timed = None if request.hours is None else clock(fits, fits.fits(name), request.hours, request.gpu)
+    held = timed.tokens if timed else None
+    plan = make_plan(service, study, request, lambda basis: choose(fits, basis, request, timed), held)
+    return plan if request.plan_only else store_runs(service, study.id, [plan])[0]
 
 
-def _store(service: Service, study_id: int, plan: PromotionPlan) -> PromotionPlan:
+def check_length(request: PromoteRequest) -> None:
+    """Refuse a request with two lengths, or with a device that has no say in it."""
+    if request.hours is not None and (request.tokens is not None or request.by_hand):
+        other = "a plan's own values have its length" if request.by_hand else f"--tokens {request.tokens} is another"
+        raise SweeperError(f"--hours {request.hours:g} is one length and {other}: say one of the two")
+    if request.gpu is not None and request.hours is None:
+        raise SweeperError("--gpu says how fast --hours pass; with --tokens it has no effect")
+
+
+def store_runs(service: Service, study_id: int, plans: Sequence[PromotionPlan]) -> list[PromotionPlan]:
+    """Make them wait for workers, all or none; returns them numbered."""
     try:
         with service.write() as session:
             newest = session.scalar(select(func.max(PromotionRow.number)).where(PromotionRow.study_id == study_id))
-            numbered = plan.model_copy(update={"number": 0 if newest is None else newest + 1})
-            session.add(
-                PromotionRow(
-                    study_id=study_id,
-                    number=numbered.number,
-                    trial_number=plan.trial,
-                    plan=numbered.model_dump(mode="json", exclude={"transfer"}),
-                    candidate="own" if plan.trial is None else plan.transfer.chosen if plan.transfer else "copied",
-                    transfer=plan.transfer.model_dump(mode="json") if plan.transfer else None,
-                    state="waiting",
-                    created_at=service.now(),
-                )
-            )
+            first = 0 if newest is None else newest + 1
+            numbered = [plan.model_copy(update={"number": first + place}) for place, plan in enumerate(plans)]
+            for plan in numbered:
+                session.add(_row(service, study_id, plan))
             session.flush()
-            detail: dict[str, Any] = {"promotion": numbered.number, "trial": plan.trial, "tokens": plan.tokens}
-            detail |= {"by": plan.transfer.chosen} if plan.transfer else {}
-            service.audit(session, study_id, "user", "promoted", **detail)
+            for plan in numbered:
+                verb, detail = _told(plan)
+                service.audit(session, study_id, "user", verb, **detail)
     except IntegrityError:
-        return _store(service, study_id, plan)  # another promotion took the number in this moment
+        return store_runs(service, study_id, plans)  # another promotion took the number in this moment
     return numbered
+
+
+def _row(service: Service, study_id: int, plan: PromotionPlan) -> PromotionRow:
+    assert plan.number is not None
+    chosen = "own" if plan.trial is None else plan.transfer.chosen if plan.transfer else "copied"
+    return PromotionRow(
+        study_id=study_id,
+        number=plan.number,
+        trial_number=plan.trial,
+        plan=plan.model_dump(mode="json", exclude={"transfer"}),
+        candidate=CONFIRM if plan.confirms else chosen,
+        transfer=plan.transfer.model_dump(mode="json") if plan.transfer else None,
+        state="waiting",
+        created_at=service.now(),
+    )
+
+
+def _told(plan: PromotionPlan) -> tuple[str, dict[str, Any]]:
+    detail: dict[str, Any] = {"promotion": plan.number, "trial": plan.trial, "tokens": plan.tokens}
+    if plan.confirms:
+        return "confirming", detail | {"by": plan.confirms.by, "factor": plan.confirms.factor}
+    return "promoted", detail | ({"by": plan.transfer.chosen} if plan.transfer else {})
 
 
 def stop_promotion(service: Service, name: str, number: int) -> Done:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from sweeper.criteria import SuccessCriteria
-from sweeper.transferred import By, Transfer
+from sweeper.transferred import By, Confirms, Transfer
 
 API = "/api/v1"
 
@@ -158,6 +158,10 @@ class PromoteRequest(Wire):
     """None promotes the best trial."""
     tokens: str | None = None
     """`3B`, `500M`, `20x` (multiple of the trial's tokens); None takes the study file's [promote]."""
+    hours: float | None = Field(default=None, gt=0)
+    """Of training, in place of `tokens`: as many as they hold on the device of most trials, or on `gpu`."""
+    gpu: str | None = None
+    """Part of the name of the device whose hours those are."""
     device_name: str = ""
     """Of the device that is to run it, for the plan's time; empty takes the trial's own."""
     by: By | None = None
@@ -196,11 +200,36 @@ class PromotionPlan(Wire):
     success: SuccessCriteria | None = None
     """Of a plan with phases."""
     judge: str = "final"
+    hours: float | None = None
+    """What was asked for, where it was hours."""
+    confirms: Confirms | None = None
+    """Of a confirmation run; None for full runs."""
     length: str = ""
     """What to ask for as `tokens` to have this plan again; empty is the count of tokens."""
     transfer: Transfer | None = None
     """What the laws of the study make of it; None for values by hand and for commands, which no law moves."""
     notes: list[str]
+
+
+class ConfirmationPlan(Wire):
+    """POST /studies/{name}/confirmations, which takes a PromoteRequest: the short runs that would confirm the law's
+    candidate for that full run; stored unless plan_only."""
+
+    study: str
+    by: By
+    """The candidate that they confirm."""
+    full_tokens: int
+    because: list[str]
+    """Why; empty where nothing calls for confirmation, and there is no run."""
+    runs: list[PromotionPlan]
+    cost_share: float
+    """Of all of them together, over the full run's; of those that are made already, too."""
+    there: list[int] = []
+    """Numbers of runs with equal values that are made, or under way: they are not made again."""
+    data_hash: str
+    """To agree to."""
+    notes: list[str] = []
+    """For the reader: what else waits, and runs before them."""
 
 
 class Done(Wire):

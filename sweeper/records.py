@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweeper.scores import Judge
-from sweeper.transferred import Interval
+from sweeper.transferred import CONFIRM, Interval
 
 Metric = Literal["val_bpb", "train_loss"]
 
@@ -66,6 +66,8 @@ class RunningRun:
 
     kind: str
     number: int
+    name: str
+    """Such as `trial 3`, `promotion 0`, `confirmation run 1`."""
     attempt: int
     worker: str | None
     progress: float
@@ -104,9 +106,23 @@ class Promotion:
     created_at: float
     ended_at: float | None
     by: str = "copied"
-    """Whose values it runs: `copied`, `prior`, `fitted`, or `own` for those of the plan itself."""
+    """Whose values it runs: `copied`, `prior`, `fitted`, `own` for those of the plan itself, or `confirm`: it is a
+    confirmation run of the study's laws."""
+    confirms: str = ""
+    """Of a confirmation run: what it is for, in words."""
+    hours: float | None = None
+    """What was asked for, where it was hours."""
     foretold: Interval | None = None
     """The score that was predicted when it was planned; None where no law was."""
+
+    @property
+    def confirming(self) -> bool:
+        """Whether it is a confirmation run of the study's laws, and no full run."""
+        return self.by == CONFIRM
+
+    @property
+    def name(self) -> str:
+        return f"{'confirmation run' if self.confirming else 'promotion'} {self.number}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, inspect, select, text
 
 from sweeper.records import Axis, Best, Counts, Promotion, RunningRun, StudySummary
 from sweeper.tables import PromotionRow, RunRow
-from sweeper.transferred import Transfer
+from sweeper.transferred import Confirms, Transfer
 
 PRUNED_STATES = ("pruned", "diverged", "stopped")
 
@@ -30,7 +31,9 @@ def read(connection: Connection, study: Row[Any], now: float) -> StudySummary:
         .where(RunRow.study_id == study.id, RunRow.state == "running")
         .order_by(RunRow.kind, RunRow.number)
     ).all()
-    running = tuple(_running(row) for row in held)
+    full = promotions(connection, study.id)
+    names = {one.number: one.name for one in full}
+    running = tuple(_running(row, names) for row in held)
     ended_seconds = connection.scalar(
         select(func.sum(RunRow.wall_seconds)).where(RunRow.study_id == study.id, RunRow.state != "running")
     )
@@ -50,7 +53,7 @@ def read(connection: Connection, study: Row[Any], now: float) -> StudySummary:
         gpu_seconds=float(ended_seconds or 0) + sum(max(row.wall_seconds, now - row.created_at) for row in held),
         eta_seconds=_eta(connection, study, counts, held, now),
         running=running,
-        promotions=promotions(connection, study.id),
+        promotions=full,
         axes=axes(spec),
         budget={k: v for k, v in (spec.get("budget") or {}).items() if k not in ("rungs", "ladder") and v is not None},
         rungs=tuple((spec.get("budget") or {}).get("rungs") or ()),
@@ -125,12 +128,14 @@ def _infeasible(connection: Connection, study_id: int) -> int:
     return int(connection.scalar(query.where(RunRow.infeasible != "")) or 0)
 
 
-def _running(row: Row[Any]) -> RunningRun:
+def _running(row: Row[Any], names_of_promotions: Mapping[int, str]) -> RunningRun:
+    name = f"{row.kind} {row.number}"
+    name = names_of_promotions.get(row.number, name) if row.kind == "promotion" else name
     names = (
         *("kind", "number", "attempt", "worker", "progress", "step", "tokens", "seconds", "train_loss"),
         *("val_bpb", "params", "started_at", "stop_requested"),
     )
-    return RunningRun(tokens_per_second=rate(row), **{name: getattr(row, name) for name in names})
+    return RunningRun(name=name, tokens_per_second=rate(row), **{name: getattr(row, name) for name in names})
 
 
 def _eta(connection: Connection, study: Row[Any], counts: Counts, held: Any, now: float) -> float | None:
@@ -179,5 +184,12 @@ def _promotion(row: Row[Any], run: Row[Any] | None) -> Promotion:
         created_at=row.created_at,
         ended_at=row.ended_at,
         by=row.candidate,
+        confirms=_confirms(row.plan),
+        hours=row.plan.get("hours"),
         foretold=taken.predicted if taken else None,
     )
+
+
+def _confirms(plan: dict[str, Any]) -> str:
+    told = plan.get("confirms")
+    return Confirms.model_validate(told).words if told else ""

@@ -34,7 +34,7 @@ class StudyRow(Base):
 
 
 class PromotionRow(Base):
-    """A full run of a trial's values."""
+    """A full run of a trial's values, or a confirmation run of the study's laws."""
 
     __tablename__ = "sweeper_promotions"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -46,7 +46,8 @@ class PromotionRow(Base):
     plan: Mapped[dict[str, Any]]
     """A PromotionPlan, without its transfer."""
     candidate: Mapped[str] = mapped_column(String(16), default="copied")
-    """Whose values it runs: `copied`, `prior`, `fitted`, or `own` for those of the plan file."""
+    """Whose values it runs: `copied`, `prior`, `fitted`, `own` for those of the plan file, or `confirm`: a confirmation
+    run, whose plan says of what."""
     transfer: Mapped[dict[str, Any] | None]
     """A Transfer: laws, start, predicted score; None where no law could have moved the values."""
     state: Mapped[str] = mapped_column(String(16), default="waiting")

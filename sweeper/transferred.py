@@ -15,6 +15,11 @@ By = Literal["copied", "prior", "fitted"]
 WORDS: dict[By, str] = {"copied": "copied", "prior": "prior law", "fitted": "fitted law"}
 
 
+MORE_TRIALS = "runs to confirm it would be as long as the study's own: more trials tell as much"
+CONFIRM = "confirm"
+"""In a promotion's place for whose values it runs: it is a confirmation run of the study's laws, and no full run."""
+
+
 class Stored(BaseModel):
     """Unknown keys are left aside: another version may have written more."""
 
@@ -92,6 +97,24 @@ class Confirming(Stored):
     weight_decay: float
 
 
+class Confirms(Stored):
+    """What a confirmation run is for."""
+
+    by: By
+    """The candidate that it confirms."""
+    factor: float
+    """Its rate over the candidate's at its own length."""
+    full_tokens: int
+    """Of the full run that waits for it."""
+    because: tuple[str, ...]
+    """Why the candidate should be confirmed."""
+
+    @property
+    def words(self) -> str:
+        at = "the rate" if self.factor == 1 else f"{self.factor:g} times the rate"
+        return f"at {at} of the {WORDS[self.by]}, for a full run of {self.full_tokens:,} tokens"
+
+
 class Transfer(Stored):
     """The choice between candidates, with its reasons."""
 
@@ -140,7 +163,11 @@ class Transfer(Stored):
         """What should be confirmed first, why, and at what cost; empty for nothing."""
         if not self.because:
             return ""
-        cost = f"{len(self.confirm)} short runs for {self.confirm_cost:.0%} of the full run's cost"
+        cost = (
+            f"{len(self.confirm)} short runs for {self.confirm_cost:.0%} of the full run's cost, by `sweeper confirm`"
+            if self.confirm
+            else MORE_TRIALS
+        )
         return f"To confirm the {WORDS[self.confirms]} first, as {'; '.join(self.because)}: {cost}"
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,15 +20,16 @@ from sweeper.observations_laws import LawLine
 from sweeper.observations_plan import TransferPlan
 from sweeper.observations_plan import plan as make_plan
 from sweeper.observations_read import FitsStore
+from sweeper.observations_speed import clock
 from sweeper.observations_switches import LOSS_WORDS, PARAMS_WORDS, RATE_WORDS, Switches
 from sweeper.observations_trust import calibrations
 from sweeper.plan_file import token_count
 from sweeper.results import Results
 from sweeper.scaling.grouping import HORIZON_TOLERANCE
 from sweeper.scaling.records import Estimate
-from sweeper.scaling.step_time import StepTime, fit_step_time
 from sweeper.scaling.transfer import Candidate
 from sweeper.settings import Settings
+from sweeper.transferred import MORE_TRIALS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,10 +85,7 @@ def fit(settings: Settings, study: str, switches: Switches, console: Console, *,
             display.say(console, _dump(observations_laws.as_json(fits)))
             return
         rows, left_out = observations_laws.lines(fits), observations_laws.left_out(fits)
-    runs = fits.trials.runs
-    display.say(
-        console, f"{study}: {len(runs):,} scores of {len(set(runs.trial.tolist())):,} trials, {len(fits.groups)} cells"
-    )
+    display.say(console, f"{study}: {fits.trials.sizes}, {len(fits.groups)} cells")
     if fits.trials.moved > 1 + HORIZON_TOLERANCE:
         display.say(
             console,
@@ -142,22 +140,23 @@ def plan(settings: Settings, order: Order, console: Console) -> None:
         best = results.study(order.study).best
         fitted = best is not None and best.number in fits.trials.runs.trial
         trial = best.number if order.trial is None and best is not None and fitted else order.trial
-        device, speed = ("", None) if order.hours is None else _speed(store, fits, order)
+        timed = None if order.hours is None else clock(store, fits, order.hours, order.gpu)
         tokens = None if order.tokens is None else _tokens(order.tokens, fits)
-        seconds = None if order.hours is None else 3600 * order.hours
+        seconds, speed = (timed.seconds, timed.step_time) if timed else (None, None)
         made = make_plan(fits, tokens=tokens, seconds=seconds, step_time=speed, trial=trial)
         earlier = list(calibrations(fits))
+    device = timed.device if timed else ""
     if order.as_json:
         told = plan_json(made, order.study, device) | {"trial": trial, "earlier": [asdict(one) for one in earlier]}
         display.say(console, _dump(told))
         return
-    _show(made, order.study, device, console)
+    _show(made, order, device, console)
     for one in earlier:
         display.say(console, f"earlier: {one.words}")
 
 
 def _tokens(text: str, fits: Fits) -> float:
-    longest = float(fits.trials.runs.tokens.max()) if len(fits.trials.runs) else 0.0
+    longest = fits.trials.longest_trial
     try:
         tokens = token_count(text.strip(), round(longest))
     except (ValueError, OverflowError) as error:
@@ -165,26 +164,6 @@ def _tokens(text: str, fits: Fits) -> float:
     if tokens < 1:
         raise SweeperError(f"--tokens must be positive, got {text}")
     return float(tokens)
-
-
-def _speed(store: FitsStore, fits: Fits, order: Order) -> tuple[str, StepTime]:
-    """The device and its law of the time of a step: of the trials on it, or of what `sweeper bench` measured."""
-    usual = Counter(fits.trials.devices).most_common(1)
-    wanted = order.gpu if order.gpu is not None else (usual[0][0] if usual else "")
-    for device, (_, law) in fits.step_times.items():
-        if wanted.lower() in device.lower() and isinstance(law, StepTime):
-            return device, law
-    widths = fits.trials.width[np.isfinite(fits.trials.width)]
-    rows = store.benched(wanted, float(np.median(widths)) if len(widths) else None)
-    if len(rows) >= 2:
-        law = fit_step_time([r[1] for r in rows], [r[2] for r in rows], [r[3] for r in rows])
-        if isinstance(law, StepTime):
-            return rows[0][0], law
-    known = ", ".join(sorted(fits.step_times)) or "none"
-    raise SweeperError(
-        f"how fast {wanted or 'the device'} trains is not known: trials ran on {known}; measure it there with "
-        f"`sweeper bench --study {order.study}`, or plan with --tokens"
-    )
 
 
 def plan_json(made: TransferPlan, study: str, device: str) -> dict[str, Any]:
@@ -216,11 +195,11 @@ def _strict(value: Any) -> Any:
     return value if not isinstance(value, float) or np.isfinite(value) else None
 
 
-def _show(made: TransferPlan, study: str, device: str, console: Console) -> None:
+def _show(made: TransferPlan, order: Order, device: str, console: Console) -> None:
     hours = (made.target.seconds or 0) / 3600
     budget = f"{made.target.tokens:,.0f} tokens" if made.target.tokens else f"{hours:g} hours"
     where = f" on {device}" if device else ""
-    display.say(console, f"{study}: a full run of {budget}{where}, {made.target.n_params:,.0f} parameters")
+    display.say(console, f"{order.study}: a full run of {budget}{where}, {made.target.n_params:,.0f} parameters")
     start = made.start
     decay = "not identified" if start.weight_decay is None else f"{start.weight_decay:.3g}"
     display.say(
@@ -236,16 +215,26 @@ def _show(made: TransferPlan, study: str, device: str, console: Console) -> None
     if not made.gate.needed:
         display.say(console, f"confirm: not needed; proposed is the {made.proposed.name}")
         return
-    cost = f"{made.gate.cost_share:.0%} of the full run's cost"
-    display.say(console, f"confirm the {made.proposed.name} first, for {cost}:")
+    cost = f" first, for {made.gate.cost_share:.0%} of the full run's cost:" if made.gate.runs else f": {MORE_TRIALS}"
+    display.say(console, f"confirm the {made.proposed.name}{cost}")
     for reason in made.gate.reasons:
         display.say(console, f"  because {reason}")
+    if not made.gate.runs:
+        return
     for run in made.gate.runs:
         display.say(
             console,
             f"  run {run.tokens:,.0f} tokens at rate {run.learning_rate:.4g}, decay "
             f"{run.weight_decay:.3g}, batch {run.batch_tokens:,.0f} ({run.steps:,.0f} steps)",
         )
+    display.say(console, f"to see what they cost here, and to start them: {_confirming(order)}")
+
+
+def _confirming(order: Order) -> str:
+    hours = None if order.hours is None else f"{order.hours:g}"
+    given = {"--trial": order.trial, "--tokens": order.tokens, "--hours": hours, "--gpu": order.gpu}
+    words = [word for option, value in given.items() if value is not None for word in (option, str(value))]
+    return shlex.join(["sweeper", "confirm", "--study", order.study, *words])
 
 
 def _candidates_table(found: tuple[Candidate, ...]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import typer
@@ -20,7 +22,7 @@ from sweeper.protocol import PromoteRequest, PromotionPlan
 from sweeper.scores import label
 from sweeper.settings import Settings
 from sweeper.study import Profile, StudySpec, load_with_plan
-from sweeper.transferred import By, Interval
+from sweeper.transferred import CONFIRM, By, Interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,10 @@ class Order:
     port: int | None
     device: devices.Wish
     gpus: int = 1
+    hours: float | None = None
+    """In place of tokens."""
+    gpu: str | None = None
+    """Whose hours they are."""
     by: By | None = None
     """Whose values; None lets the laws of the study decide."""
     plan: str = ""
@@ -89,7 +95,8 @@ def promote(order: Order, settings: Settings, console: Console) -> int:
             display.say(console, f"dashboard: {service.url}/studies/{order.study}")
             crew = fleet.Fleet(settings, service.url, order.study, assigned, "promotion", order.gpus)
             with workers(crew, console) as hands:
-                return _watch(order, number, service, hands, client, console)
+                (ended,) = watch(order.study, (number,), service, hands, client, console)
+                return _conclude(order, ended, client, console)
     except KeyboardInterrupt:
         display.say(
             console, f"stopped with a checkpoint. To go on from it, give the same command again: {_command(order)}"
@@ -103,6 +110,8 @@ def _command(order: Order) -> str:
     given = {
         "--trial": order.trial,
         "--tokens": order.tokens,
+        "--hours": None if order.hours is None else f"{order.hours:g}",
+        "--gpu": order.gpu,
         "--by": order.by,
         "--device": None if order.device == "auto" else order.device,
         "--gpus": order.gpus if order.gpus > 1 else None,
@@ -118,6 +127,8 @@ def _agree(order: Order, device_name: str, client: Client, console: Console) -> 
     request = PromoteRequest(
         trial=order.trial,
         tokens=order.tokens,
+        hours=order.hours,
+        gpu=order.gpu,
         device_name=device_name,
         by=order.by,
         by_hand=order.spec is not None,
@@ -135,7 +146,7 @@ def _agree(order: Order, device_name: str, client: Client, console: Console) -> 
         if not typer.confirm("Start this run?"):
             return None
     # What was shown is what runs, even if a better trial has come in since.
-    tokens = None if plan.name else plan.length or str(plan.tokens)
+    tokens = None if plan.name or plan.hours else plan.length or str(plan.tokens)
     seen = plan.transfer
     laws = {"by": seen.chosen, "data_hash": seen.data_hash, "why": seen.why} if seen else {}
     exact = request.model_copy(update={"trial": plan.trial, "tokens": tokens, "plan_only": False, **laws})
@@ -146,46 +157,42 @@ def _agree(order: Order, device_name: str, client: Client, console: Console) -> 
 
 def _unfinished(plan: PromotionPlan, by: By | None, summary: Record) -> Record | None:
     """An earlier promotion of the same trial and length that can go on; by whichever law, unless one is asked for: what
-    was chosen then is not chosen anew."""
+    was chosen then is not chosen anew, nor are the tokens that its hours held then."""
     for promotion in summary["promotions"]:
-        same = (promotion["trial"], promotion["planned_tokens"]) == (plan.trial, plan.tokens)
-        same = same and by in (None, promotion["by"])
+        long = "planned_tokens" if plan.hours is None else "hours"
+        same = promotion["trial"] == plan.trial and promotion[long] == (plan.hours or plan.tokens)
+        same = same and promotion["by"] != CONFIRM and by in (None, promotion["by"])
         if same and promotion["state"] in ACTIVE:
             found: Record = promotion
             return found
     return None
 
 
-def _watch(
-    order: Order, number: int, service: hosting.Service, hands: fleet.Fleet, client: Client, console: Console
-) -> int:
-    """Show the run until it ended; the exit status."""
+def watch(
+    study: str, numbers: Sequence[int], service: hosting.Service, hands: fleet.Fleet, client: Client, console: Console
+) -> list[Record]:
+    """Show these promotions until all have ended; as they then are."""
     spoke_at = -LINE_SECONDS
     live = Live(console=console, auto_refresh=False) if console.is_terminal else None
-    if live:
-        live.start()
-    try:
+    with live or contextlib.nullcontext():
         while True:
             for line in [*service.check(), *hands.check()]:
                 display.say(console, line, "yellow")
             try:
-                summary = client.study(order.study)
+                summary = client.study(study)
             except ServiceAway:
                 time.sleep(LOOK_SECONDS)
                 continue
-            (promotion,) = [p for p in summary["promotions"] if p["number"] == number]
+            mine = [promotion for promotion in summary["promotions"] if promotion["number"] in numbers]
+            lines = [display.promotion_line(promotion) for promotion in mine]
             if live:
-                live.update(Text(display.promotion_line(promotion)), refresh=True)
+                live.update(Text("\n".join(lines)), refresh=True)
             elif time.monotonic() - spoke_at > LINE_SECONDS:
-                display.say(console, display.promotion_line(promotion))
+                display.say(console, "\n".join(lines))
                 spoke_at = time.monotonic()
-            if promotion["state"] not in ACTIVE:
-                break
+            if not any(promotion["state"] in ACTIVE for promotion in mine):
+                return mine
             time.sleep(LOOK_SECONDS)
-    finally:
-        if live:
-            live.stop()
-    return _conclude(order, promotion, client, console)
 
 
 def _conclude(order: Order, promotion: Record, client: Client, console: Console) -> int:

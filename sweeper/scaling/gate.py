@@ -11,6 +11,8 @@ from sweeper.scaling.transfer import Candidate, Values, candidates
 
 LONGEST_REACH = 8.0
 """Times the tokens of the start beyond which a law is not trusted unconfirmed."""
+SLACK = 1.05
+"""Confirmation runs of an eighth of the target may end this much short of it: a device is not always equally fast."""
 WIDEST_OCTAVES = 1.0
 """Half width of the 95 % interval of the best rate."""
 LADDER = (0.7, 1.0, 1.4)
@@ -29,7 +31,7 @@ class Confirmation:
     """Why; empty: run it as it is."""
     runs: tuple[Values, ...]
     """Three rates at an eighth of the horizon, or more where the start was longer; one constant-rate trunk with short
-    cool-downs serves as well."""
+    cool-downs serves as well.  None where they would be as long as the start's own runs: more of those tell as much."""
     cost_share: float
     """Of all of them together, over the full run's."""
 
@@ -42,23 +44,30 @@ def confirmation(start: Start, target: Target, laws: Laws, candidate: Candidate)
     """Whether the candidate needs confirming: horizon more than 8 times the start's, rate unsure by more than an octave
     either way, or an optimum at the edge of what was tried.
 
+    From confirmation runs that hold an optimum, edges of the study's own cells matter no more: where the best rate is
+    was measured near the target.  Where theirs lies at an edge, the next ones are as long, about that edge.
+
     Args:
         candidate: one of `candidates(start, target, laws)`.
     """
     reasons: list[str] = []
     reach = candidate.values.tokens / start.tokens
-    if reach > LONGEST_REACH:
+    if reach > LONGEST_REACH * SLACK:
         reasons.append(f"{reach:.1f} times the tokens of the short run; laws are trusted up to {LONGEST_REACH:g}")
     half = 1.96 * candidate.rate_deviation
     if half > WIDEST_OCTAVES:
         reasons.append(f"the best rate is known to ±{half:.1f} octaves (95 %), ±{WIDEST_OCTAVES:g} is enough")
     if start.censored:
-        reasons.append("the short run's best rate lies at the edge of what was tried")
-    elif laws.censored:
+        whose = "confirmation runs'" if start.confirmed else "short run's"
+        reasons.append(f"the {whose} best rate lies at the edge of what was tried")
+    elif laws.censored and not start.confirmed:
         reasons.append(f"{laws.censored} cells have their optimum at the edge of what was tried")
     if not reasons:
         return Confirmation(reasons=(), runs=(), cost_share=0.0)
-    share = min(1.0, max(SHARE, LEAST_REACH / reach))
+    least = 1.0 if start.confirmed and start.censored else LEAST_REACH
+    if reach < least:
+        return Confirmation(reasons=tuple(reasons), runs=(), cost_share=0.0)
+    share = min(1.0, max(SHARE, least / reach))
     nearer = replace(
         target,
         tokens=None if target.tokens is None else target.tokens * share,

@@ -19,12 +19,12 @@ class Given:
 
     learning_rate: float
     batch_tokens: float
-    weight_decay: float
-    """0 for none."""
+    weight_decay: float | None
+    """0 for none, None where it is not known."""
 
     def __post_init__(self) -> None:
         _check_positive(self, ("learning_rate", "batch_tokens"))
-        if not self.weight_decay >= 0:
+        if self.weight_decay is not None and not self.weight_decay >= 0:
             raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
 
 
@@ -48,6 +48,8 @@ class Start:
     """Whether its optimum lies at an edge of what was tried, or no vertex was found."""
     least_batch: bool = False
     """Whether its batch is the smallest tried and, in equal seconds, the best: the best one may be smaller still."""
+    confirmed: bool = False
+    """Whether it is that of confirmation runs, made to be nearer to a target than the study is."""
     given: Given | None = None
     """What a copy takes; None: the values above."""
 

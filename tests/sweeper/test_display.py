@@ -28,6 +28,7 @@ def rendered(item):
 @pytest.fixture
 def summary():
     run = RunningRun(
+        name="trial 7",
         kind="trial", number=7, attempt=1, worker="w", progress=0.41, step=9, tokens=900, seconds=3.0,
         train_loss=None, val_bpb=None, tokens_per_second=300.0, params={"optim.matrix_lr": 0.02}, started_at=1.0,
         stop_requested="",

@@ -14,12 +14,13 @@ from sqlalchemy import Engine
 
 from sweeper import observations_laws
 from sweeper.errors import SweeperError
-from sweeper.observations import BudgetScore, RunFacts, bridge
+from sweeper.observations import bridge
+from sweeper.observations_facts import BudgetScore, RunFacts
 from sweeper.observations_plan import plan
 from sweeper.observations_read import FitsStore
 from sweeper.observations_recipe import counted, mean_rate, recipe
 from sweeper.observations_switches import Switches
-from sweeper.observations_trust import RungTable, rung_table, seed_noise
+from sweeper.observations_trust import Noise, RungTable, rung_table, seed_noise
 from sweeper.results import Results, UnknownError
 from sweeper.scaling.power_law import PowerLaw
 from tests.dashboard import scaled
@@ -115,6 +116,35 @@ def test_a_diverged_run_stands_at_the_horizon_of_its_like():
     assert "no complete run shows how long" in alone.excluded[0].reason
     later = bridge([run(1, "diverged", progress=0.5, tokens=65_536_000, step=500)], Switches())
     assert later.runs.tokens.tolist() == [131_072_000]
+
+
+def at(number: int, tokens: int, **changes: Any) -> RunFacts:
+    score = BudgetScore(tokens=tokens, step=tokens // 131_072, seconds=1.0, val_bpb=1.3, stderr=None)
+    return run(number, tokens=tokens, outcomes=(score,), **changes)
+
+
+def test_a_diverged_run_stands_at_the_one_of_its_likes_horizons_that_it_was_to_reach():
+    peers = [at(0, 80_000_000), at(1, 400_000_000), at(2, 410_000_000), at(3, 1_000_000_000)]
+    longest = run(4, "diverged", progress=1.0, tokens=1_000_000_000, step=7629)
+    middle = run(5, "diverged", progress=0.5, tokens=200_000_000, step=1526)
+    of_none = run(6, "diverged", progress=1.0, tokens=10_000_000_000, step=76_294)
+    runs = bridge([*peers, longest, middle, of_none], Switches()).runs
+    assert runs.tokens[runs.diverged].tolist() == [1_000_000_000, 405_000_000, 10_000_000_000]
+
+
+def test_a_stated_batch_is_taken_as_it_was_stated():
+    rounded = BudgetScore(tokens=131_072_000, step=987, seconds=0.0, val_bpb=1.3, stderr=None)
+    assert bridge([run(outcomes=(rounded,))], Switches()).runs.batch_tokens.tolist() == [131_072]
+    other_unit = BudgetScore(tokens=131_072_000, step=10, seconds=0.0, val_bpb=1.3, stderr=None)
+    assert bridge([run(outcomes=(other_unit,))], Switches()).runs.batch_tokens.tolist() == [13_107_200]
+
+
+def test_an_optimiser_that_is_not_stated_is_not_converted():
+    unknown = run(recipe=recipe({"lr": 0.001, "n_embd": 768, "batch_tokens": 131_072}, {}, 124_000_000))
+    assert unknown.recipe.optimizer == ""
+    assert bridge([unknown], Switches()).runs.learning_rate.tolist() == [0.001]
+    left_out = bridge([unknown], Switches(rate="adamw")).excluded[0].reason
+    assert left_out.startswith("its optimiser is not stated")
 
 
 def test_a_ladder_gives_a_row_for_each_budget_even_of_a_run_that_was_pruned_later():
@@ -221,6 +251,32 @@ def test_repeats_tell_the_noise_of_seeds(engine):
     assert found.deviation is not None
     assert found.used == 60
     assert found.deviation.low < 0.002 < found.deviation.high
+
+
+def repeated(count: int, *, deviation: float, slope: float, spread: float) -> list[RunFacts]:
+    random, made = np.random.default_rng(1), []
+    for number in range(count):
+        steps = round(1000 * math.exp(random.uniform(-spread / 2, spread / 2)))
+        score = 1.3 + slope * math.log(steps / 1000) + deviation * random.standard_normal()
+        end = BudgetScore(tokens=131_072 * steps, step=steps, seconds=100.0, val_bpb=score, stderr=None)
+        made.append(run(number, score=score, outcomes=(end,)))
+    return made
+
+
+def test_what_more_tokens_make_is_no_noise_of_seeds(engine):
+    scaled.write(engine, 12)
+    fits = FitsStore(engine, Results(engine)).fits(scaled.NAME)
+
+    def noise(facts: list[RunFacts]) -> Noise:
+        fits.trials = bridge(facts, Switches())
+        return seed_noise(fits)
+
+    exact = noise(repeated(20, deviation=0.0, slope=-0.3, spread=0.04)).deviation
+    assert exact is not None and exact.value < 1e-5
+    noisy = noise(repeated(40, deviation=0.001, slope=-0.3, spread=0.04)).deviation
+    assert noisy is not None and noisy.low < 0.001 < noisy.high
+    few = noise(repeated(3, deviation=0.001, slope=-0.3, spread=0.04))
+    assert few.deviation is None and "in tokens, and are too few" in str(few.not_identified)
 
 
 def test_rungs_tell_the_end_better_the_later_they_are(engine):

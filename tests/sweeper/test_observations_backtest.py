@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from sweeper.commands import fitting
-from sweeper.observations import RunFacts, bridge
+from sweeper.observations import bridge
 from sweeper.observations_backtest import Backtest, backtest
+from sweeper.observations_facts import RunFacts
 from sweeper.observations_fits import Fits
 from sweeper.observations_read import FitsStore
 from sweeper.observations_switches import Switches

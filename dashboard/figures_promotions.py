@@ -1,4 +1,4 @@
-"""A promotion's held-out loss against the law of its present phase: pure functions from records to JSON values."""
+"""A promotion's loss against its schedule-aware bands, or the law of its present phase: from records to JSON values."""
 
 from __future__ import annotations
 
@@ -6,38 +6,41 @@ import numpy as np
 
 from dashboard.figures import robust_range, rounded
 from dashboard.theme import Figure, Theme, axis, figure
+from sweeper.full_bands import Band
+from sweeper.full_forecast import FullForecast
 from sweeper.promotion_records import Phase, Standing
 from sweeper.saturation import Forecast
-from sweeper.scaling.records import Estimate, Unidentified
+from sweeper.scaling.records import Array, Estimate, Unidentified
+
+Numbers = list[float | None]
 
 
-def forecast(standing: Standing, theme: Theme) -> Figure:
-    """Held-out loss over trained tokens, the 95 % band up to the end of the phase, where phases begin, and the score
-    that the trials' law foretold for the end.
+def forecast(standing: Standing, theme: Theme, foretold: FullForecast | None = None) -> Figure:
+    """Loss over trained tokens, the 95 % bands up to the end, where phases begin, and the score that the trials' law
+    foretold for the end.
 
-    Where the law is not identified, the figure says why in place of a band.
+    Where there is no schedule-aware band, that of the law of the present phase's held-out losses is drawn; where that
+    is not identified either, the figure says why.
+
+    Args:
+        foretold: the bands under the run's whole schedule; the loss that they judge is drawn beside the held-out one.
     """
     curve = standing.curve
     values = [curve.loss]
     data: list[Figure] = []
-    note = ""
-    if isinstance(curve.band, Unidentified):
+    note, loss = "", "val_loss"
+    if foretold is not None and foretold.bands:
+        data += _foretold_bands(foretold, theme)
+        values += [bound for band in foretold.bands for bound in (band.low_m, band.high_m)]
+        if foretold.kind == "train loss":
+            loss = "loss"
+            data.append(_measured("train loss, means", foretold.tokens_n, foretold.loss_n, theme.running))
+    elif isinstance(curve.band, Unidentified):
         note = f"no forecast: {curve.band.not_identified}"
     else:
         data += _band(curve.band, curve.part, theme)
         values += [curve.band.low_m, curve.band.high_m]
-    data.append(
-        {
-            "type": "scatter",
-            "mode": "lines+markers",
-            "name": "held-out loss",
-            "x": rounded(curve.tokens, 0),
-            "y": rounded(curve.loss, 5),
-            "line": {"color": theme.complete, "width": 2},
-            "marker": {"size": 6},
-            "hovertemplate": "%{y:.4f} at %{x:.4s} tokens<extra></extra>",
-        }
-    )
+    data.append(_measured("held-out loss", curve.tokens, curve.loss, theme.complete))
     if standing.foretold_loss is not None:
         told = standing.foretold_loss
         data.append(_foretold(told, standing.planned_tokens, theme))
@@ -47,24 +50,64 @@ def forecast(standing: Standing, theme: Theme) -> Figure:
         theme,
         data,
         xaxis=axis(theme, "trained tokens", range=[0, 1.01 * last], tickformat="~s"),
-        yaxis=axis(theme, "val_loss (nats per token)", range=list(robust_range(np.concatenate(values)))),
+        yaxis=axis(theme, f"{loss} (nats per token)", range=list(robust_range(np.concatenate(values)))),
         shapes=[_line(phase, theme) for phase in standing.phases[1:]],
         annotations=[*(_name(phase, theme) for phase in standing.phases), *_note(note, theme)],
     )
 
 
+def _measured(name: str, tokens: Array, loss: Array, colour: str) -> Figure:
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": name,
+        "x": rounded(tokens, 0),
+        "y": rounded(loss, 5),
+        "line": {"color": colour, "width": 2},
+        "marker": {"size": 6},
+        "hovertemplate": "%{y:.4f} at %{x:.4s} tokens<extra></extra>",
+    }
+
+
+def _foretold_bands(foretold: FullForecast, theme: Theme) -> list[Figure]:
+    """Each band over what it judges, the newest to its end."""
+    drawn: list[Figure] = []
+    for place, band in enumerate(foretold.bands):
+        newest = place == len(foretold.bands) - 1
+        until = band.tokens_m[-1] if newest else foretold.bands[place + 1].tokens_m[0]
+        drawn += _piece(band, until, foretold.kind, theme, newest=newest)
+    return drawn
+
+
+def _piece(band: Band, until: float, kind: str, theme: Theme, *, newest: bool) -> list[Figure]:
+    places = np.append(band.tokens_m[band.tokens_m < until], min(until, band.tokens_m[-1]))
+    low, law, high = (
+        rounded(np.interp(places, band.tokens_m, loss), 5) for loss in (band.low_m, band.loss_m, band.high_m)
+    )
+    name = f"{kind} foretold at {band.share:.0%}"
+    return _ribbon(rounded(places, 0), low, law, high, name, theme, legend=newest)
+
+
 def _band(band: Forecast, part: str, theme: Theme) -> list[Figure]:
-    x = rounded(band.tokens_m, 0)
+    low, law, high = (rounded(loss, 5) for loss in (band.low_m, band.loss_m, band.high_m))
+    name = f"law of {part}, {band.used} points"
+    return _ribbon(rounded(band.tokens_m, 0), low, law, high, name, theme, legend=True)
+
+
+def _ribbon(
+    x: Numbers, low_m: Numbers, law_m: Numbers, high_m: Numbers, name: str, theme: Theme, *, legend: bool
+) -> list[Figure]:
     edge = {"type": "scatter", "mode": "lines", "x": x, "line": {"width": 0}, "hoverinfo": "skip"}
-    low = {**edge, "name": "lower bound", "y": rounded(band.low_m, 5), "showlegend": False}
-    high = {**edge, "name": "95 % of measurements", "y": rounded(band.high_m, 5), "fill": "tonexty"}
+    low = {**edge, "name": "lower bound", "y": low_m, "showlegend": False}
+    high = {**edge, "name": "95 % of measurements", "y": high_m, "fill": "tonexty", "showlegend": legend}
     high["fillcolor"] = f"rgba({', '.join(str(int(theme.best[i : i + 2], 16)) for i in (1, 3, 5))}, 0.18)"
     law = {
         "type": "scatter",
         "mode": "lines",
-        "name": f"law of {part}, {band.used} points",
+        "name": name,
+        "showlegend": legend,
         "x": x,
-        "y": rounded(band.loss_m, 5),
+        "y": law_m,
         "line": {"color": theme.best, "width": 1.5, "dash": "dash"},
         "hovertemplate": "%{y:.4f} at %{x:.4s} tokens<extra>law</extra>",
     }

@@ -9,6 +9,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, HTTPException, Request
 from numpy.typing import NDArray
 
+from sweeper.full_forecast_read import FullForecasts
 from sweeper.observations_read import FitsStore
 from sweeper.protocol import API
 from sweeper.records import Metric, Promotion, StudySummary, TrialRow, Worker
@@ -41,6 +42,18 @@ def shared_fits(request: Request) -> FitsStore:
 
 
 FitsDep = Annotated[FitsStore, Depends(shared_fits)]
+
+
+def shared_forecasts(request: Request) -> FullForecasts:
+    """The app's one store of full runs' forecasts, made at the first request."""
+    state = request.app.state
+    if not hasattr(state, "forecasts"):
+        state.forecasts = FullForecasts(state.engine, shared_results(request))
+    store: FullForecasts = state.forecasts
+    return store
+
+
+ForecastsDep = Annotated[FullForecasts, Depends(shared_forecasts)]
 
 
 @router.get("/studies")
@@ -109,6 +122,20 @@ def get_success(name: str, number: int, results: ResultsDep) -> Success:
         return results.standing(results.run(name, "promotion", number)).success
     except UnknownError as error:
         raise HTTPException(404, str(error)) from error
+
+
+@router.get("/studies/{name}/promotions/{number}/forecast")
+def get_forecast(name: str, number: int, forecasts: ForecastsDep) -> dict[str, Any]:
+    """Whether a started promotion's loss keeps to what is foretold of it, and the newest band (columns)."""
+    try:
+        found = forecasts.of(name, number)
+    except UnknownError as error:
+        raise HTTPException(404, str(error)) from error
+    fields = ("kind", "state", "since_step", "by", "words", "until")
+    band = found.bands[-1] if found.bands else None
+    columns = ("tokens_m", "loss_m", "low_m", "high_m")
+    shown = None if band is None else {c.removesuffix("_m"): columns_json(getattr(band, c)) for c in columns}
+    return {**{field: getattr(found, field) for field in fields}, "band": shown}
 
 
 @router.get("/workers")

@@ -12,6 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper import control, endings, handout, ingest, leases
+from sweeper.full_forecast_watch import Watch
 from sweeper.service import Service, spec_of
 from sweeper.tables import RunRow, StudyRow
 
@@ -67,17 +68,19 @@ def _reconcile_study(service: Service, study: StudyRow, judge: bool) -> None:
 
 
 class Reaper(threading.Thread):
-    """Runs `sweep` four times a lease, until it is stopped."""
+    """Runs `sweep` four times a lease, until it is stopped, and looks whether full runs keep to their bands."""
 
     def __init__(self, service: Service) -> None:
         super().__init__(name="reaper", daemon=True)
         self._service = service
+        self._watch = Watch(service)
         self._stopping = threading.Event()
 
     def run(self) -> None:
         while not self._stopping.wait(self._service.settings.lease_seconds / 4):
             try:
                 sweep(self._service)
+                self._watch.look()
             except (SQLAlchemyError, OptunaError, OSError) as error:
                 # The database may be away for a while; the next round finds the same work.
                 log.warning("could not look after the leases: %s", error)

@@ -10,7 +10,7 @@ from fastapi import APIRouter, HTTPException, Request, Response
 
 from dashboard import figures, figures_promotions, figures_runs, figures_space
 from dashboard.theme import THEMES, Figure, Theme, ThemeName
-from sweeper.api_results import ResultsDep
+from sweeper.api_results import ForecastsDep, ResultsDep
 from sweeper.protocol import RunKind
 from sweeper.records import Curves, Metric
 from sweeper.results import Results, UnknownError
@@ -106,7 +106,9 @@ def study_figure(
 
 
 @router.get("/studies/{name}/{kinds}/{number}/figures")
-def run_figures(name: str, kinds: str, number: int, results: ResultsDep, theme: ThemeName = "light") -> Response:
+def run_figures(
+    name: str, kinds: str, number: int, results: ResultsDep, forecasts: ForecastsDep, theme: ThemeName = "light"
+) -> Response:
     """The figures of a trial's or a promotion's page."""
     known: dict[str, RunKind] = {"trials": "trial", "promotions": "promotion"}
     if kinds not in known:
@@ -123,7 +125,8 @@ def run_figures(name: str, kinds: str, number: int, results: ResultsDep, theme: 
         "throughput": figures_runs.throughput(detail, THEMES[theme]),
     }
     if known[kinds] == "promotion":
-        drawn["forecast"] = figures_promotions.forecast(results.standing(detail), THEMES[theme])
+        foretold = forecasts.of_run(detail)
+        drawn["forecast"] = figures_promotions.forecast(results.standing(detail), THEMES[theme], foretold)
     return _json((drawn, ""), {"Cache-Control": "no-store"})
 
 

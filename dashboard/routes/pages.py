@@ -6,12 +6,14 @@ from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import HTMLResponse, Response
+from starlette.concurrency import run_in_threadpool
 
 from dashboard import assets
 from dashboard.figures_space import short_names
 from dashboard.live import StudyState
 from dashboard.routes.shared import FeedDep, templates
-from sweeper.api_results import ResultsDep
+from sweeper.api_results import ForecastsDep, ResultsDep
+from sweeper.full_forecast_read import FullForecasts
 from sweeper.protocol import RunKind
 from sweeper.records import TrialRow
 from sweeper.results import Results, UnknownError
@@ -77,12 +79,22 @@ async def trial(name: str, number: int, feed: FeedDep, results: ResultsDep) -> H
 
 
 @router.get("/studies/{name}/promotions/{number}")
-async def promotion(name: str, number: int, feed: FeedDep, results: ResultsDep) -> HTMLResponse:
+async def promotion(
+    name: str, number: int, feed: FeedDep, results: ResultsDep, forecasts: ForecastsDep
+) -> HTMLResponse:
     """One promotion's run."""
-    return run_page(results, await feed.state(), feed.cursor, "promotion", number)
+    state = await feed.state()
+    return await run_in_threadpool(run_page, results, state, feed.cursor, "promotion", number, forecasts)
 
 
-def run_page(results: Results, state: StudyState, cursor: str, kind: RunKind, number: int) -> HTMLResponse:
+def run_page(
+    results: Results,
+    state: StudyState,
+    cursor: str,
+    kind: RunKind,
+    number: int,
+    forecasts: FullForecasts | None = None,
+) -> HTMLResponse:
     """The page of a run; 404 where there is none."""
     summary = state.summary
     try:
@@ -97,6 +109,7 @@ def run_page(results: Results, state: StudyState, cursor: str, kind: RunKind, nu
         run=detail,
         promotion=record,
         standing=standing,
+        foretold=forecasts.of_run(detail) if forecasts is not None else None,
         cursor=cursor,
         names=short_names(summary.axes),
         neighbours=_neighbours(sorted(state.trials), number),

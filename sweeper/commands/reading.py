@@ -13,6 +13,7 @@ from sqlalchemy import Engine, inspect
 from sweeper import display, storage
 from sweeper import export as exporting
 from sweeper.errors import SweeperError
+from sweeper.full_forecast_read import FullForecasts
 from sweeper.results import Results
 from sweeper.settings import Settings
 from sweeper.storage import open_engine, parse_url
@@ -56,6 +57,8 @@ def status(settings: Settings, study: str | None, console: Console) -> None:
         summary = dataclasses.asdict(results.study(study))
         started = [found["number"] for found in summary["promotions"] if found["attempt"]]
         tables = {number: results.standing(results.run(study, "promotion", number)).success for number in started}
+        forecasts = FullForecasts(engine, results)
+        foretold = {number: forecasts.of(study, number) for number in started}
     state = "complete" if summary["finished"] else summary["state"]
     lines = [f"{study}: {state} ({summary['profile']} profile)", display.counts_line(summary)]
     lines += [display.best_line(summary)]
@@ -63,6 +66,9 @@ def status(settings: Settings, study: str | None, console: Console) -> None:
     display.say(console, "\n".join(lines))
     for promotion in summary["promotions"]:
         display.say(console, display.promotion_line(promotion))
+        told = foretold.get(promotion["number"])
+        if told is not None:
+            display.say(console, f"  {told.words}", "bold red" if told.alarm else "")
         table = tables.get(promotion["number"])
         if table is not None and table.rows:
             console.print(display.success_view(dataclasses.asdict(table)))

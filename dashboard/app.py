@@ -29,6 +29,7 @@ def create_app() -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with api.running_service(app, settings):
+            app.state.cache = settings.home / "cache"
             with live.closing_on_signal():
                 yield
 

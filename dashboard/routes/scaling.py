@@ -20,6 +20,7 @@ from dashboard import figures_scaling_sizes as sizes
 from dashboard import figures_scaling_speed as speed
 from dashboard import figures_scaling_surface as surface
 from dashboard import figures_scaling_trust as trust
+from dashboard.card_files import CardFiles
 from dashboard.figures_scaling import Card, to_csv
 from dashboard.routes.pages import page
 from dashboard.routes.scaling_cards import Cards
@@ -67,7 +68,8 @@ def shared_cards(request: Request, store: FitsDep) -> Cards:
     """The app's one store of drawn cards."""
     state = request.app.state
     if not hasattr(state, "cards"):
-        state.cards = Cards(store, {key: draw for key, (_, draw) in PLOTS.items()})
+        files = CardFiles(getattr(state, "cache", None))
+        state.cards = Cards(store, {key: draw for key, (_, draw) in PLOTS.items()}, files)
     cards: Cards = state.cards
     return cards
 
@@ -101,13 +103,35 @@ def scaling(name: str, results: ResultsDep, cards: CardsDep, chosen: SwitchesDep
     return shown
 
 
+@router.post("/studies/{name}/scaling/first")
+def scaling_first(name: str, cards: CardsDep, chosen: SwitchesDep) -> Response:
+    """A reader is at the study: what the page shows first is drawn meanwhile, where it never was."""
+    try:
+        cards.tag(name, chosen, "light")
+    except UnknownError as error:
+        raise HTTPException(404, str(error)) from error
+    return Response(status_code=204, background=BackgroundTask(cards.prepare_first, name))
+
+
 @router.get("/studies/{name}/scaling/figures/{key}")
 def scaling_figure(
-    name: str, key: str, request: Request, cards: CardsDep, chosen: SwitchesDep, theme: ThemeName = "light"
+    name: str,
+    key: str,
+    request: Request,
+    cards: CardsDep,
+    chosen: SwitchesDep,
+    theme: ThemeName = "light",
+    fresh: bool = False,
 ) -> Response:
-    """One figure and what must be known to read it; 304 while no further run has ended."""
+    """One figure and what must be known to read it; 304 while no further run has ended.
+
+    Where runs have ended since it was last drawn, it comes as it was at once, with a line `stale` that says so, unless
+    `fresh`: then as soon as it is fitted anew.
+    """
     _check(key)
     try:
+        if not fresh and (earlier := cards.earlier(name, key, chosen, theme)) is not None:
+            return Response(earlier, media_type="application/json", headers={"Cache-Control": "no-store"})
         tag = cards.tag(name, chosen, theme)
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers={"ETag": tag})

@@ -52,6 +52,11 @@ class PowerLaw(Fit):
         quantiles = self.posterior.quantiles(self._row(sizes), TAIL, new_cell)
         return Estimate(*(float(2.0**q) for q in quantiles))
 
+    def predict_along(self, term: str, values: Array, others: Mapping[str, float]) -> list[Estimate]:
+        """What `predict` says of a new cell at each value of one size, the other sizes held."""
+        rows = np.stack([self._row({**others, term: float(value)}) for value in values])
+        return [Estimate(*two_to) for two_to in (2.0 ** self.posterior.quantiles_of_rows(rows, TAIL, True)).tolist()]
+
     def shift(self, start: Mapping[str, float], target: Mapping[str, float]) -> tuple[float, float]:
         """Octaves by which the value moves from one size to another, and their posterior deviation.
 

@@ -13,6 +13,11 @@ ROUNDS = 6
 HUBER = 1.345
 """Residuals beyond this many standard deviations weigh less: 95 % efficient on normal noise (Huber 1964)."""
 
+SINGULAR = 1e-12
+"""Eigenvalues below this share of the largest count as none: a direction without data."""
+WELL_CONDITIONED = 1e10
+"""Condition number below which a plain inverse is as good as one by eigenvalues."""
+
 
 def count(axes: int) -> int:
     """Coefficients of a full quadratic in that many axes."""
@@ -33,7 +38,25 @@ def solve(design_np: Array, y_Dn: Array, weights_Dn: Array) -> Array:
     outer = (design_np[:, :, None] * design_np[:, None, :]).reshape(len(design_np), -1)
     gram = (weights_Dn @ outer).reshape(-1, design_np.shape[1], design_np.shape[1])
     right = (weights_Dn * y_Dn) @ design_np
-    return np.asarray(np.einsum("Dpq,Dq->Dp", np.linalg.pinv(gram, rcond=1e-12, hermitian=True), right))
+    return np.asarray(np.einsum("Dpq,Dq->Dp", inverses(gram), right))
+
+
+def inverses(gram_Dpp: Array) -> Array:
+    """(D, p, p) inverse of each matrix, none of which has a negative eigenvalue; of those that are singular or nearly
+    so the pseudo-inverse.
+
+    An eigendecomposition of every small matrix took most of a page's fits, and hardly any matrix needs one.
+    """
+    try:
+        found = np.asarray(np.linalg.inv(gram_Dpp))
+    except np.linalg.LinAlgError:  # one of them is singular to the last bit
+        return np.asarray(np.linalg.pinv(gram_Dpp, rcond=SINGULAR, hermitian=True))
+    with np.errstate(over="ignore", invalid="ignore"):
+        condition = np.trace(gram_Dpp, axis1=1, axis2=2) * np.trace(found, axis1=1, axis2=2)  # never below the true one
+    bad = ~((condition > 0) & (condition < WELL_CONDITIONED))
+    if bad.any():
+        found[bad] = np.linalg.pinv(gram_Dpp[bad], rcond=SINGULAR, hermitian=True)
+    return found
 
 
 def robust(design_np: Array, y_Dn: Array, weights_Dn: Array, rounds: int = ROUNDS) -> tuple[Array, Array]:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
 from playwright.sync_api import expect
+from sqlalchemy import Engine
 
+from dashboard.card_files import CardFiles, code_version
 from dashboard.figures_scaling import Card
+from dashboard.routes import scaling_cards
 from dashboard.routes.scaling import PLOTS
-from dashboard.routes.scaling_cards import Cards
+from dashboard.routes.scaling_cards import Cards, Draw
 from dashboard.theme import Theme
 from sweeper.observations_fits import Fits
 from sweeper.observations_read import FitsStore
 from sweeper.observations_switches import Switches
 from sweeper.results import Results
 from tests.dashboard import scaled
+from tests.dashboard.serve import app_over, served
 from tests.dashboard.synthetic import Writer
 from tests.dashboard.test_browser import scroll_through, wait_for_figure
 
@@ -116,6 +121,105 @@ def test_a_card_is_drawn_once_until_another_run_has_ended(engine):
     assert len(drawn) == 5
 
 
+def a_run_goes_on(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE sweeper_runs SET state = 'running' WHERE number = 3")
+
+
+def it_ends(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE sweeper_runs SET state = 'complete' WHERE number = 3")
+
+
+def test_a_figure_of_fewer_runs_is_shown_at_once_says_so_and_is_fitted_anew_when_asked(client, engine):
+    scaled.write(engine, 60)
+    a_run_goes_on(engine)
+    address = f"{PAGE}/figures/bowls"
+    before = client.get(address).json()
+    assert "stale" not in before
+    it_ends(engine)
+    stale = client.get(address)
+    assert stale.json() == before | {"stale": "Fits of 59 of 60 ended runs; new fits are being made."}
+    assert "etag" not in stale.headers, "what is stale is never confirmed as current"
+    fresh = client.get(address, params={"fresh": True}).json()
+    assert "stale" not in fresh and fresh != before
+    assert client.get(address).json() == fresh
+
+
+def test_a_figure_is_not_shown_where_more_has_changed_than_that_runs_were_added(client, engine):
+    scaled.write(engine, 60)
+    a_run_goes_on(engine)
+    address = f"{PAGE}/figures/bowls"
+    client.get(address)
+    it_ends(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE sweeper_studies SET spec = json_set(spec, '$.judge', 'quantised')")
+    assert "stale" not in client.get(address).json()
+    a_run_goes_on(engine)
+    assert "stale" not in client.get(address).json(), "fewer runs than it was drawn of"
+
+
+def test_cards_outlive_the_process_for_the_same_code_and_the_same_study(engine, tmp_path):
+    scaled.write(engine, 60)
+    drawn: list[str] = []
+    plots: dict[str, Draw] = {"first": lambda fits, theme: drawn.append("first") or Card(empty="sweeper launch")}
+
+    def started() -> Cards:
+        return Cards(FitsStore(engine, Results(engine)), plots, CardFiles(tmp_path / "cache"))
+
+    body = started().body(scaled.NAME, "first", Switches(), "light")
+    assert started().body(scaled.NAME, "first", Switches(), "light") == body
+    assert drawn == ["first"]
+    started().prepare_first(scaled.NAME)
+    assert drawn == ["first"]
+    a_run_goes_on(engine)
+    assert started().earlier(scaled.NAME, "first", Switches(), "light") is None
+    (file,) = (tmp_path / "cache").glob("cards-*/*")
+    file.write_bytes(file.read_bytes()[:-1])
+    started().body(scaled.NAME, "first", Switches(), "light")
+    assert drawn == ["first", "first"], "a file that was cut short is no card"
+
+
+def test_cards_of_another_version_of_the_code_are_not_read_and_make_way(tmp_path):
+    place = ("laws", "bowls")
+    old = tmp_path / "cards-000000000000"
+    old.mkdir()
+    (old / "x").write_bytes(b"")
+    files = CardFiles(tmp_path)
+    assert files.read(place) is None
+    files.write(place, (1, 2, 3.5, "{}"), b"{}")
+    assert files.read(place) == ((1, 2, 3.5, "{}"), b"{}")
+    assert [folder.name for folder in tmp_path.iterdir()] == [f"cards-{code_version()}"]
+    blocked = tmp_path / "file"
+    blocked.write_bytes(b"")
+    CardFiles(blocked).write(place, (1,), b"{}")  # warns, and goes on
+    assert CardFiles(blocked).read(place) is None
+
+
+def test_a_look_at_the_study_draws_what_its_scaling_page_shows_first_where_it_never_was(engine, tmp_path, monkeypatch):
+    monkeypatch.setattr(scaling_cards, "LATER_SECONDS", 0.0)
+    scaled.write(engine, 60)
+    app = app_over(engine)
+    app.state.cache = tmp_path / "cache"
+    with served(app) as url, httpx.Client(base_url=url, trust_env=False) as client:
+        assert client.post("/studies/nowhere/scaling/first").status_code == 404
+        for _ in range(2):
+            assert client.post(f"/studies/{scaled.NAME}/scaling/first").status_code == 204
+            deadline = time.monotonic() + 20
+            while len(list(app.state.cache.glob("cards-*/*"))) < scaling_cards.IN_VIEW:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+    assert len(list(app.state.cache.glob("cards-*/*"))) == scaling_cards.IN_VIEW
+
+
+def test_a_server_that_stops_does_not_wait_for_cards_that_nobody_reads(engine):
+    scaled.write(engine, 480, points=10)
+    with served(app_over(engine)) as url:
+        assert httpx.get(url + PAGE, trust_env=False).status_code == 200
+        began = time.monotonic()
+    assert time.monotonic() - began < 4.0, "less than the server's patience"
+
+
 @pytest.mark.browser
 def test_figures_in_view_are_asked_for_before_those_below_and_all_of_them_in_the_end(server, engine, watched):
     scaled.write(engine, 480, points=10)
@@ -128,6 +232,31 @@ def test_figures_in_view_are_asked_for_before_those_below_and_all_of_them_in_the
     asked = [address.split("/figures/")[1].split("?")[0] for address in watched.addresses if "/figures/" in address]
     assert set(asked[:2]) == {"bowls", "rate"}
     assert len(asked) == len(set(asked)), "each once"
+    assert watched.problems == []
+
+
+@pytest.mark.browser
+def test_stale_figures_are_drawn_at_once_with_a_line_that_goes_when_the_new_ones_are_there(server, engine, watched):
+    scaled.write(engine, 240)
+    a_run_goes_on(engine)
+    with httpx.Client(base_url=server, timeout=60, trust_env=False) as client:
+        for key in PLOTS:
+            client.get(f"{PAGE}/figures/{key}")
+    it_ends(engine)
+    page, held, free = watched.page, [], []
+    page.route("**/*fresh=true*", lambda route: route.continue_() if free else held.append(route))
+    page.goto(server + PAGE)
+    for key in ("bowls", "rate"):
+        wait_for_figure(page, key)
+        expect(page.locator(f"[data-card={key}] .stale")).to_have_text(
+            "Fits of 239 of 240 ended runs; new fits are being made."
+        )
+    free.append(True)
+    for route in held:
+        route.continue_()
+    for key in ("bowls", "rate"):
+        expect(page.locator(f"[data-card={key}] .stale")).to_be_empty()
+        expect(page.locator(f"[data-figure={key}]")).to_have_attribute("data-drawn", "2")
     assert watched.problems == []
 
 

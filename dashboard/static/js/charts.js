@@ -34,7 +34,8 @@ function distance(box) {
 
 export class Charts {
   // addressOf(key, theme) gives where a figure's JSON is; trialPath(number) where a click on a trial leads;
-  // onAnswer(box, answer), where given, takes what else an answer says.
+  // onAnswer(box, answer), where given, takes what else an answer says. An answer that says it is `stale` is drawn, and
+  // asked for again as `fresh` once all others near the view are drawn.
   constructor({ plotlyAddress, addressOf, trialPath, onAnswer }) {
     this.onAnswer = onAnswer;
     this.plotlyAddress = plotlyAddress;
@@ -44,7 +45,8 @@ export class Charts {
     const observer = new IntersectionObserver((entries) => this.#seen(entries), { rootMargin: `${AHEAD}px` });
     for (const box of document.querySelectorAll("[data-figure]")) {
       const visible = distance(box) < AHEAD; // the observer tells it after the first paint only
-      this.charts.set(box.dataset.figure, { box, visible, stale: true, busy: false, at: 0, tag: "", plots: new Map() });
+      const chart = { box, visible, stale: true, behind: false, busy: false, at: 0, tag: "", plots: new Map() };
+      this.charts.set(box.dataset.figure, chart);
       observer.observe(box);
     }
     dark.addEventListener("change", () => this.refresh([...this.charts.keys()]));
@@ -58,6 +60,7 @@ export class Charts {
       const chart = this.charts.get(key);
       if (!chart) continue;
       chart.stale = true;
+      chart.behind = false;
     }
     this.#update();
   }
@@ -81,7 +84,8 @@ export class Charts {
     let free = MOST_AT_ONCE - [...this.charts.values()].filter((chart) => chart.busy).length;
     const wanted = [...this.charts].filter(([, chart]) => chart.visible && chart.stale && !chart.busy);
     const far = new Map(wanted.map(([key, chart]) => [key, distance(chart.box)]));
-    for (const [key, chart] of wanted.sort(([a], [b]) => far.get(a) - far.get(b))) {
+    const order = ([a, one], [b, other]) => one.behind - other.behind || far.get(a) - far.get(b);
+    for (const [key, chart] of wanted.sort(order)) {
       const wait = chart.at + LEAST_MS_BETWEEN - Date.now();
       if (wait > 0) {
         clearTimeout(chart.timer);
@@ -107,19 +111,23 @@ export class Charts {
   }
 
   async #fetchAndDraw(key, chart) {
-    const address = this.addressOf(key, dark.matches ? "dark" : "light");
+    const address = this.addressOf(key, dark.matches ? "dark" : "light") + (chart.behind ? "&fresh=true" : "");
     const known = chart.address === address && chart.tag ? { "If-None-Match": chart.tag } : {};
     const answer = await fetch(address, { headers: known, cache: "no-store" });
     if (answer.status === 304) return;
     if (!answer.ok) throw new Error(`${answer.status} ${answer.statusText}`);
     const content = await answer.json();
     const { figures, note } = content;
+    chart.behind = Boolean(content.stale);
     this.onAnswer?.(chart.box, content);
     chart.tag = answer.headers.get("ETag") ?? "";
     chart.address = address;
     const mine = chart.box.dataset.only ? { [chart.box.dataset.only]: figures[chart.box.dataset.only] } : figures;
     if (Object.keys(mine).length) await this.#draw(chart, mine);
     this.#note(chart, note);
+    if (!chart.behind) return;
+    chart.stale = true;
+    chart.at = 0;
   }
 
   async #draw(chart, figures) {

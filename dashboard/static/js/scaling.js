@@ -34,11 +34,12 @@ function paragraph(about, text) {
   about.append(line);
 }
 
-function tell(box, { figures, card }) {
+function tell(box, { figures, card, stale }) {
   const section = box.closest("[data-card]");
   section.classList.remove("waiting"); // its height was kept, so that cards far below are not fetched at once
   for (const figure of Object.values(figures)) stack(figure);
   box.classList.toggle("stacked", Object.values(figures).some((figure) => figure.layout.height));
+  section.querySelector(".stale").textContent = stale ?? "";
   section.querySelector(".says").textContent = card.says;
   const link = section.querySelector("[data-csv]");
   link.hidden = !Object.keys(figures).length;
@@ -76,7 +77,7 @@ function stack(figure) {
 const charts = new Charts({
   plotlyAddress: page.plotly,
   addressOf: (key, theme) => `${page.path}/scaling/figures/${key}?theme=${theme}&${chosen()}`,
-  trialPath: (number) => `${page.path}/trials/${number}`,
+  trialPath: (number) => (number < 0 ? `${page.path}/promotions/${-1 - number}` : `${page.path}/trials/${number}`),
   onAnswer: tell,
 });
 form.addEventListener("change", () => {

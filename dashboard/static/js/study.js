@@ -75,6 +75,7 @@ async function start() {
     },
     onReset: () => readAnew().catch((error) => toast(`This page could not be read anew: ${error.message}`, "problem")),
   });
+  fetch(`${page.path}/scaling/first`, { method: "POST" }).catch(() => {}); // drawn by the time that the reader goes there
 }
 
 start().catch((error) => toast(error.message, "problem"));

@@ -11,6 +11,15 @@ from rich.console import Console
 from sweeper.settings import Settings
 
 
+class Parameters(enum.Enum):
+    """What a number of parameters counts."""
+
+    all = "all"
+    non_embedding = "non-embedding"
+    matrices = "matrices"
+    unknown = "unknown"
+
+
 class Format(enum.Enum):
     """What a source is."""
 
@@ -42,12 +51,20 @@ def bring_in(
         typer.Option(
             "--map",
             help="COLUMN=PATH, once a column, or a .toml file of them: lr=optim.matrix_lr, bpb=score, tag=-; by units: "
-            "batch_size=data.batch_tokens*1024 of sequences, loss=score*1.4427/4.5 of nats and 4.5 bytes a token.",
+            "batch_size=data.batch_tokens*1024 of sequences, C=flops of the whole training, loss=val_loss of nats.",
         ),
     ] = None,
     constants: Annotated[
         list[str] | None,
-        typer.Option("--set", help="PATH=VALUE of what all rows share and no column says: parameters=124000000."),
+        typer.Option("--set", help="PATH=VALUE of what all runs share and no column or log says: parameters=124e6."),
+    ] = None,
+    parameters: Annotated[
+        Parameters | None,
+        typer.Option(help="What the numbers of parameters count; left out: unknown, and of logs all weights."),
+    ] = None,
+    bytes_per_token: Annotated[
+        float | None,
+        typer.Option(help="Of the validation text: bits per byte of runs that say nats per token alone."),
     ] = None,
     form: Annotated[
         Format, typer.Option("--format", help="Left out: by the source's name; wandb is a CSV that W&B exported.")
@@ -63,12 +80,17 @@ def bring_in(
     """Make a study of runs made elsewhere; no service is needed. The same command again stores only what is new."""
     from sweeper.commands import importing
     from sweeper.importing.importer import Order
-    from sweeper.importing.mapping import load_mapping
+    from sweeper.importing.mapping import COUNTS, load_mapping
 
     order = Order(
         sources=sources,
         study=study,
-        mapping=load_mapping(mapping or [], constants or []),
+        mapping=load_mapping(
+            mapping or [],
+            constants or [],
+            parameters=COUNTS[parameters.value] if parameters else None,
+            bytes_per_token=bytes_per_token,
+        ),
         form=form.value,
         optuna_study=optuna_study,
         dry_run=dry_run,

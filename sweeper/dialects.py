@@ -1,4 +1,4 @@
-"""What a line of a training log means: the parameter-golf baseline's format and those of its forks.  Pure.
+"""What a line of a training log means: the parameter-golf baseline's format, its forks' and modded-nanogpt's.  Pure.
 
 A log may begin with the whole source of its script, in which the same text stands as templates, and several
 processes may write into it at once.  So a line counts only from its first character on, only with numbers
@@ -35,6 +35,16 @@ class Validation:
     val_loss: float
     val_bpb: float
     seconds: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationLoss:
+    """A validation of a script that says nats per token alone, as modded-nanogpt's do."""
+
+    step: int
+    total: int
+    val_loss: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +104,7 @@ class Remark:
     text: str
 
 
-Said = Train | Validation | Averaged | Final | Size | Fact | CapReached | Remark
+Said = Train | Validation | ValidationLoss | Averaged | Final | Size | Fact | CapReached | Remark
 
 FACTS = (
     "model_params",
@@ -153,6 +163,8 @@ def _progress(match: re.Match[str], pairs: dict[str, str]) -> list[Said]:
     seconds = _duration(pairs.get("train_time") or pairs.get("t"))
     if "val_loss" in pairs:
         val_loss, val_bpb = _number(pairs["val_loss"]), _number(pairs.get("val_bpb"))
+        if val_loss is not None and "val_bpb" not in pairs and seconds is not None:  # else the line may be cut off
+            return [ValidationLoss(step=step, total=total, val_loss=val_loss, seconds=seconds)]
         if val_loss is None or val_bpb is None:
             return []
         return [Validation(step=step, total=total, val_loss=val_loss, val_bpb=val_bpb, seconds=seconds)]

@@ -125,7 +125,7 @@ def _show_columns(report: Report, console: Console) -> None:
         return
     table = Table("column", "is read as", "such as", "which is", box=None)
     for target, (cell, value) in report.examples.items():
-        unit = UNITS.get(target, "")
+        unit = report.score_unit if target == "score" else UNITS.get(target, "")
         shown = cell if len(cell) <= LONGEST_CELL else f"{cell[:LONGEST_CELL]}…"
         table.add_row(report.used[target], target, shown, f"{value[:LONGEST_CELL]}{f' {unit}' if unit else ''}")
     console.print(table)

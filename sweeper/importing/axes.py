@@ -32,6 +32,8 @@ MOST_CHOICES = 6
 LOG_FACTOR = 3.0
 MOST_FINAL = ("quantised_sliding", "quantised", "sliding")
 """Scores in the order in which they judge where every run has them; else the plain one does."""
+SIZES = {f"{KNOB}parameters": "parameters", f"{KNOB}tokens": "tokens", f"{KNOB}steps": "step"}
+"""Attributes of a Run by the axes that they are where no hyperparameter is known: laws of loss need no more."""
 UNITS = {"budget.seconds": "seconds", "budget.steps": "steps", "budget.tokens": "tokens"}
 
 T = TypeVar("T")
@@ -66,6 +68,7 @@ def fit(
         if judge is not None and judge != old.judge:
             raise SweeperError(f"study {name} is judged by the {old.judge} score: import into another one for {judge}")
         space, base = dict(old.space), dict(leaves(old.base))
+        _take_sizes(runs, [path for path in SIZES if path in space or path in base])
         kept, skipped = _agreeing(runs, list(space), base)
         kept, off = _on_axes(kept, space, resumed=resumed)
         skipped += off
@@ -94,6 +97,11 @@ def is_axis(path: str) -> bool:
 
 def _derive(runs: Sequence[Run], name: str, hint: str) -> tuple[dict[str, Any], dict[str, Value], list[str]]:
     """Axes to be, by path, values that all share, and what to say of the rest."""
+    notes = []
+    if not any(is_axis(path) for run in runs for path in run.values):
+        if not _take_sizes(runs, [f"{KNOB}parameters", f"{KNOB}tokens"]):
+            _take_sizes(runs, [f"{KNOB}steps"])
+        notes = ["the axes are the sizes of the runs, as no hyperparameter is known of them"]
     seen: dict[str, list[Value]] = {}
     for run in runs:
         for path, value in run.values.items():
@@ -101,18 +109,27 @@ def _derive(runs: Sequence[Run], name: str, hint: str) -> tuple[dict[str, Any], 
     open_to_search = {path: values for path, values in seen.items() if is_axis(path)}
     if not open_to_search:
         raise SweeperError(
-            f"study {name} would have no axis: of {len(runs)} runs none has a known hyperparameter; name them with "
-            f"--map COLUMN=PATH{f', such as {hint}' if hint else ''}"
+            f"study {name} would have no axis: of {len(runs)} runs none has a known hyperparameter, parameters or "
+            f"tokens; name them with --map COLUMN=PATH{f', such as {hint}' if hint else ''}, or give what is the same "
+            "for all with --set PATH=VALUE, such as data.batch_tokens=524288"
         )
     rare = [path for path, values in open_to_search.items() if 2 * len(values) < len(runs)]
     common = {path: values for path, values in open_to_search.items() if path not in rare} or open_to_search
     varying = [path for path, values in common.items() if len(set(map(_marked, values))) > 1]
     axes = varying or list(common)[:1]
     base = {path: values[0] for path, values in common.items() if path not in axes and len(values) == len(runs)}
-    notes = [f"{path} is known of fewer than half of the runs, and is no axis" for path in rare if path not in axes]
+    notes += [f"{path} is known of fewer than half of the runs, and is no axis" for path in rare if path not in axes]
     if not varying:
         notes.append("no hyperparameter differs between the runs: the only axis has one value")
     return dict.fromkeys(axes), base, notes
+
+
+def _take_sizes(runs: Sequence[Run], paths: Sequence[str]) -> bool:
+    """Let what these paths stand for be among the values of the runs, where they say it; whether any does."""
+    sized = [(run, path, size) for run in runs for path in paths if (size := getattr(run, SIZES[path]))]
+    for run, path, size in sized:
+        run.values[path] = size
+    return bool(sized)
 
 
 def _marked(value: Value) -> tuple[bool, Value]:

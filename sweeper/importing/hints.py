@@ -5,45 +5,65 @@ Their units are not known, or the name means different things to different peopl
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 
 from sweeper.command import KNOB
 from sweeper.importing.names import ROLES, known_paths, strip
-from sweeper.importing.runs import Run
+from sweeper.importing.runs import RATES, Run
 from sweeper.observations_recipe import ALIASES, WHOLE
 
 SEQUENCE = "SEQ_LEN"
-BYTES = "BYTES_PER_TOKEN"
-SCORE_FROM_LOSS = f"score*1.4427/{BYTES}"
-"""Bits per byte of nats per token: 1/ln 2 = 1.4427 bits a nat."""
 WORDS = {
-    SEQUENCE: f"{SEQUENCE} is the number of tokens in a sequence",
-    BYTES: f"{BYTES} is the mean number of bytes that a token of the validation text stands for",
+    f"*{SEQUENCE}": f"{SEQUENCE} is the number of tokens in a sequence",
+    "=val_loss": "val_loss is in nats per token, of which --bytes-per-token makes bits per byte",
 }
 
 _USUAL: dict[str, tuple[str, ...]] = {
-    "optim.matrix_lr": ("lr", "learning_rate", "max_lr", "peak_lr", "base_lr"),
+    "optim.matrix_lr": (
+        *("lr", "learning_rate", "max_lr", "peak_lr", "base_lr"),
+        *("max_learning_rate", "peak_learning_rate"),
+    ),
     "optim.matrix_weight_decay": ("wd", "weight_decay", "decay"),
-    f"data.batch_tokens*{SEQUENCE}": ("batch_size", "batch", "bs", "global_batch_size", "total_batch_size"),
-    "data.batch_tokens": ("batch_size_tokens", "bs_tokens", "tokens_per_step", "tokens_per_batch"),
+    "optim.matrix_optimizer": ("optimizer", "optimizer_type", "optimizer_name", "opt"),
+    f"data.batch_tokens*{SEQUENCE}": (
+        *("batch_size", "batch", "bs", "global_batch_size", "total_batch_size", "train_batch_size"),
+        *("batch_size_seqs", "batch_size_sequences", "batch_seqs"),
+    ),
+    "data.batch_tokens": ("batch_size_tokens", "bs_tokens", "tokens_per_step", "tokens_per_batch", "batch_tok"),
     "data.seq_len": ("block_size", "context", "context_length", "ctx_len", "seq_length", "sequence_length"),
     "model.num_layers": ("n_layer", "n_layers", "depth", "layers", "num_hidden_layers"),
     "model.model_dim": ("n_embd", "d_model", "hidden_size", "width", "dim"),
     "model.num_heads": ("n_head", "n_heads", "heads", "num_attention_heads"),
     "seeds.init": ("random_seed", "rng_seed"),
     "score": ("bpb", "final_bpb", "best_val_bpb", "test_bpb", "bits_per_byte"),
-    SCORE_FROM_LOSS: ("loss", "eval_loss", "valid_loss", "validation_loss", "best_val_loss", "test_loss"),
-    "steps": ("iter", "iters", "iteration", "iterations", "global_step", "num_steps", "max_steps", "total_steps"),
-    "tokens": ("num_tokens", "train_tokens", "tokens_processed"),
+    "val_loss": (
+        *("final_val_loss", "eval_loss", "valid_loss", "validation_loss", "best_val_loss", "test_loss"),
+        *("smooth_loss", "final_loss", "loss"),
+    ),
+    "steps": (
+        *("iter", "iters", "iteration", "iterations", "global_step", "num_steps", "max_steps", "total_steps"),
+        *("num_train_steps", "train_steps", "training_steps", "n_steps"),
+    ),
+    "tokens": ("num_tokens", "n_tokens", "train_tokens", "training_tokens", "num_train_tokens", "tokens_processed"),
     "tokens*1e9": ("tokens_b", "tokens_billion", "tokens_billions"),
     "tokens*1e6": ("tokens_m", "tokens_million", "tokens_millions"),
-    "seconds": ("train_time", "train_time_s", "training_time", "elapsed"),
+    "seconds": ("train_time", "train_time_s", "training_time", "train_runtime", "elapsed"),
     "seconds/1000": ("train_time_ms", "elapsed_ms"),
-    "parameters": ("num_params", "n_params", "param_count"),
+    "parameters": ("num_params", "n_params", "params", "param_count", "num_parameters", "n_parameters", "model_size"),
+    "parameters*1e6": ("params_m", "params_million", "params_millions", "parameters_m", "n_params_m"),
+    "parameters*1e9": ("params_b", "params_billion", "params_billions", "parameters_b", "n_params_b"),
+    "flops": (
+        *("training_flop", "training_flops", "train_flops", "total_flops", "flop", "training_compute", "compute"),
+        "compute_flops",
+    ),
+    "device_name": ("gpu_type", "gpu_name", "device", "accelerator"),
     "name": ("run", "experiment", "exp_name"),
 }  # fmt: skip
-_BY_NAME = {name: target for target, names in _USUAL.items() for name in names}
+_BY_NAME = {name: target for target, names in _USUAL.items() for name in names} | {"flops": "flops"}
+_LETTERS = {"N": "parameters", "D": "tokens", "C": "flops"}
+"""As the literature of scaling laws calls them; in lower case they are anything."""
 
 
 def proposals(columns: Collection[str], used: Mapping[str, str]) -> dict[str, str]:
@@ -53,21 +73,34 @@ def proposals(columns: Collection[str], used: Mapping[str, str]) -> dict[str, st
         used: column by target.
     """
     taken = {target for target, column in used.items() if column not in columns}
+    if "score" in taken:
+        taken.add("val_loss")  # it has its score, and other losses say no more
     found: dict[str, str] = {}
-    for column in columns:
+    for column in sorted(columns, key=_believed):
         target = _proposal(column)
         plain = target.partition("*")[0].partition("/")[0]
         if target and plain not in taken:
             found[column] = target
             taken.add(plain)
-    if "score" not in taken and "val_loss" in used:
-        found[used["val_loss"]] = SCORE_FROM_LOSS
-    return found
+    return {column: found[column] for column in columns if column in found}
+
+
+def _believed(column: str) -> int:
+    """Of several losses the one that is the validation's, or the final one, is taken; all else in its order."""
+    name = _plain(column)
+    return _USUAL["val_loss"].index(name) if name in _USUAL["val_loss"] else 0
+
+
+def _plain(column: str) -> str:
+    """`Training FLOP` as training_flop, `batch_size (seqs)` as batch_size_seqs."""
+    return re.sub(r"[^a-z0-9]+", "_", strip(column).lower()).strip("_")
 
 
 def _proposal(column: str) -> str:
+    if column in _LETTERS:
+        return _LETTERS[column]
     bare = strip(column).lower().replace("/", ".")
-    for name in (bare.replace(".", "_"), bare.rpartition(".")[2]):
+    for name in (_plain(column), bare.rpartition(".")[2]):
         if target := _BY_NAME.get(name) or known_paths().get(name):
             return target
         if role := next((role for role, names in ROLES.items() if name in names), None):
@@ -99,15 +132,15 @@ def lacking(runs: Sequence[Run]) -> list[str]:
     """What laws need, and none of the runs has; what to say for it."""
     if not runs:
         return []
-    wanted = []
+    how = "by --map COLUMN=PATH from a column, or by --set PATH=VALUE where it is the same for all"
+    wanted, said = [], []
     shaped = any({path.removeprefix("model.") for path in run.values} >= WHOLE for run in runs)
     if not shaped and not any(run.parameters for run in runs):
         wanted.append("the number of parameters (parameters)")
     if not any(run.tokens for run in runs):
         wanted.append("the tokens trained on (tokens, or steps with data.batch_tokens)")
     elif not any(run.step for run in runs):
-        wanted.append("the steps (steps, or data.batch_tokens)")
-    if not wanted:
-        return []
-    how = "by --map COLUMN=PATH from a column, or by --set PATH=VALUE where it is the same for all"
-    return [f"no law can be fitted before the runs say {' and '.join(wanted)}: {how}"]
+        said.append(f"no run says its batch or its steps, so there are no laws of the batch (data.batch_tokens): {how}")
+    if not any(path.rpartition(".")[2].lower() in RATES for run in runs for path in run.values):
+        said.append(f"no run says its learning rate, so there are no laws of rate and decay (optim.matrix_lr): {how}")
+    return [*([f"no law can be fitted before the runs say {' and '.join(wanted)}: {how}"] if wanted else []), *said]

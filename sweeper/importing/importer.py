@@ -15,10 +15,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper import archive
 from sweeper.errors import SweeperError
-from sweeper.importing import archives, axes, foreign_study, hints, logs, rows, tables
+from sweeper.importing import archives, axes, foreign_study, hints, logs, rows, tables, units
 from sweeper.importing.mapping import MapFile
-from sweeper.importing.names import Names
-from sweeper.importing.runs import COPY, GROWN, THERE, Run, Skipped
+from sweeper.importing.names import ROLES, Names
+from sweeper.importing.runs import BITS, COPY, GROWN, THERE, Run, Skipped
 from sweeper.importing.store import BATCH_RUNS, Known, Store, known
 from sweeper.service import Service
 from sweeper.study import StudySpec
@@ -64,6 +64,8 @@ class Report:
     axes: dict[str, str] = field(default_factory=dict)
     """By config path, as a study file writes them."""
     judge: str = ""
+    score_unit: str = BITS
+    """What scores of tables are read as."""
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     """By part of the work."""
@@ -82,7 +84,7 @@ class Report:
         }
         names = (
             *("study", "dry_run", "read", "there", "stored", "used", "unused", "examples", "proposed"),
-            *("axes", "judge", "notes", "seconds"),
+            *("axes", "judge", "score_unit", "notes", "seconds"),
         )
         return {name: getattr(self, name) for name in names} | {"skipped": skipped}
 
@@ -106,11 +108,16 @@ def run(order: Order, service: Service | None, progress: Callable[[str, int, int
     report = Report(study=order.study, dry_run=order.dry_run)
     began = time.perf_counter()
     path = _archive(order)
+    archived: StudySpec | None = None
     if path is None:
-        archived, taken = None, _read(order, old.identities, report, progress)
+        taken = _read(order, old.identities, report, progress)
     else:
         archived, taken = archives.read(path, order.study, old.identities)
     found = _once(taken, report)
+    if archived is None:
+        found, other, notes = units.of_one_unit(found, old.score_unit)
+        report.skipped += other
+        report.notes += notes
     report.seconds["read"] = round(time.perf_counter() - began, 3)
     searched = hints.unread(report.used)
     report.proposed = hints.proposals([*report.unused, *searched], report.used)
@@ -123,6 +130,7 @@ def run(order: Order, service: Service | None, progress: Callable[[str, int, int
     fitted = _fitted(order, found, old, archived, hints.words(report.proposed))
     report.skipped += fitted.skipped
     report.notes += [*fitted.notes, *hints.lacking(fitted.runs)]
+    report.notes += units.implausible(fitted.runs, report.used) if archived is None else []
     report.axes, report.judge = _axes(fitted.spec), fitted.spec.judge
     report.stored = dict(Counter(run.state for run in fitted.runs))
     if service is not None and not order.dry_run and fitted.runs:
@@ -214,15 +222,28 @@ def _read(
             log_sources.append(source)
             continue
         for table in _tables(source, form, order.optuna_study):
-            told = rows.understand(table, names, there, order.mapping.constants)
+            told = rows.understand(table, names, there, order.mapping.constants, order.mapping.bytes_per_token)
+            for run in told.runs:
+                if isinstance(run, Run):
+                    run.parameters_count = order.mapping.parameters
             found += told.runs
+            report.score_unit = told.score_unit
+            report.notes += told.notes
             report.used |= told.used
             report.examples = told.examples | report.examples
             report.unused += [column for column in told.unused if column not in report.unused]
             progress("reading", len(found), 0)
     if log_sources:
         paths = logs.find(log_sources)
-        reading = logs.Reading(columns=order.mapping.columns, known=there)
+        reading = logs.Reading(
+            columns=order.mapping.columns, known=there, constants=order.mapping.constants,
+            parameters_count=order.mapping.parameters, bytes_per_token=order.mapping.bytes_per_token,
+        )  # fmt: skip
+        report.notes += [
+            f"--set {target} is not taken for logs, which say themselves what they did"
+            for target in order.mapping.constants
+            if target in ROLES and target not in logs.CONSTANT_ROLES
+        ]
         for done, item in enumerate(logs.read_all(paths, reading), start=1):
             found.append(item)
             progress("reading", done, len(paths))

@@ -1,4 +1,4 @@
-"""Training logs, parameter-golf's and its forks', as runs: by the thousand, in several processes.
+"""Training logs, parameter-golf's, its forks' and modded-nanogpt's, as runs: by the thousand, in several processes.
 
 What a log means is the business of `dialects` and `transcript`; here is which files are logs, which hyperparameters
 they say, and what is wrong with those that make no run.  Only what a log prints is taken: the source that many begin
@@ -16,15 +16,17 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sweeper import command, dialects
 from sweeper.command import KNOB
-from sweeper.dialects import Fact, Train, Validation
+from sweeper.dialects import Averaged, Fact, Final, Said, Train, Validation, ValidationLoss
 from sweeper.errors import SweeperError
-from sweeper.importing.names import IGNORED, ROLES, convert, known_paths, scaled, split
-from sweeper.importing.runs import GROWN, THERE, Run, Skipped, checked, identity_of
+from sweeper.importing.names import IGNORED, ROLES, convert, known_paths, number, scaled, split
+from sweeper.importing.runs import BITS, GROWN, NATS, THERE, Run, Skipped, checked, identity_of
+from sweeper.importing.units import bits_per_byte
 from sweeper.protocol import CommandRun
 from sweeper.space import Value
 from sweeper.transcript import Transcript
@@ -38,6 +40,11 @@ FILES_A_TASK = 20
 NO_LOG = "no training log"
 NO_END = "no end"
 
+CONSTANT_ROLES = ("parameters", "device_name")
+"""Figures of a run that a constant may give where its log does not; it says all others itself."""
+
+_DEVICE = re.compile(r"^\|\s+\d+\s+([A-Z][^|]*?\S)\s+(?:On|Off|N/A)\s*\|", re.MULTILINE)
+"""The first device in the table of nvidia-smi, which many logs begin with."""
 _SAID = re.compile(r"^[ \t]*[A-Za-z_]\w*:[ \t]?\S.*$", re.MULTILINE)
 _PAIR = re.compile(r"(?<![\w/.])([A-Za-z_]\w*):[ \t]?(\S+)")
 
@@ -50,6 +57,12 @@ class Reading:
     """Config path or `trainer.KNOB`, factors included, by the name that the logs have for it, beside the known ones."""
     known: frozenset[str]
     """Identities of runs that are stored."""
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    """Values by config path, knob or one of CONSTANT_ROLES, of logs that do not print them."""
+    parameters_count: str = "unknown"
+    """What numbers of parameters count; `model_params` as it is printed counts all weights."""
+    bytes_per_token: float | None = None
+    """Makes bits per byte of logs that say nats per token alone; None leaves their scores in nats."""
 
 
 def find(sources: Iterable[str]) -> list[Path]:
@@ -114,26 +127,46 @@ def read(path: Path, reading: Reading) -> Run | Skipped:
     if content in reading.known:
         return Skipped(source=source, reason=THERE)
     text = raw.decode("utf-8", "replace")
-    told = _tell(text)
+    values, problem = hyperparameters(text, reading.columns)
+    printed = hyperparameters(text, {})[0] if reading.columns else dict(values)
+    for target, raw in reading.constants.items():
+        if target not in ROLES:
+            values.setdefault(target, convert(target, raw))
+    said, nats = _said(text, reading.bytes_per_token)
+    told = _tell(said, values)
     if isinstance(told, str):
         reason, _, detail = told.partition(": ")
         return Skipped(source=source, reason=reason, detail=detail)
-    values, problem = hyperparameters(text, reading.columns)
     if problem:
         return Skipped(source=source, reason="a value that does not parse", detail=problem)
-    printed = hyperparameters(text, {})[0] if reading.columns else values
-    end, identity = told[-1], _identity(told, printed)
+    end, identity = told[-1], _identity(told, printed, nats=nats)
     if identity in reading.known:
         return Skipped(source=source, reason=THERE, detail=GROWN)
     assert isinstance(end, End)
     run = Run(source=source, identity=identity, content=content, values=values,
               name=path.stem if path.stem != "train" else path.parent.name,
-              started_at=status.st_mtime - end.seconds)  # fmt: skip
+              started_at=status.st_mtime - end.seconds,
+              score_unit=NATS if nats and reading.bytes_per_token is None else BITS)  # fmt: skip
     run.tell(told, status.st_mtime)
+    _complete(run, text, reading)
     return checked(run)
 
 
-def _identity(told: Sequence[Event], values: Mapping[str, Value]) -> str:
+def _complete(run: Run, text: str, reading: Reading) -> None:
+    """Parameters, what they count, and the device: what the log says, then what the constants do."""
+    stated, run.parameters_count = run.parameters, reading.parameters_count
+    if stated and run.parameters_count == "unknown":
+        run.parameters_count = "all"
+    elif not stated and "parameters" in reading.constants:
+        run.parameters = round(number(reading.constants["parameters"]))
+    found = _DEVICE.search(text)
+    device = found.group(1) if found else str(reading.constants.get("device_name", ""))
+    if run.devices > 1:
+        device = f"{run.devices} × {device or 'unnamed device'}"
+    run.device_name = device[:200]
+
+
+def _identity(told: Sequence[Event], values: Mapping[str, Value], *, nats: bool) -> str:
     """Of the curve up to the last step and of the printed hyperparameters.
 
     So a log that was moved is the same run, and so is one into which something was written after its end; another run
@@ -146,15 +179,41 @@ def _identity(told: Sequence[Event], values: Mapping[str, Value]) -> str:
         if isinstance(event, Step):
             curve.append((event.kind, event.step, event.seconds, event.train_loss))
         elif isinstance(event, Eval) or (isinstance(event, (Outcome, Score)) and not end.seconds):
-            curve.append((event.kind, event.step, event.seconds, event.val_bpb))
+            score = event.val_loss if nats else event.val_bpb  # which depends on --bytes-per-token
+            curve.append((event.kind, event.step, event.seconds, score))
     return identity_of("log", curve, dict(values), end.detail if end.reason == "diverged" else "")
 
 
-def _tell(text: str) -> list[Event] | str:
-    """The events of the log, an End last; or `reason: detail` where it makes no run."""
+def _said(text: str, bytes_per_token: float | None) -> tuple[list[Said], bool]:
+    """What the log says, and whether its scores are losses in nats per token, as it nowhere has bits per byte.
+
+    Such losses stand for bits per byte in it: as they are, or converted.
+    """
     said = [item for line in text.splitlines() for item in dialects.parse(line)]
+    nats = not any(isinstance(item, (Validation, Averaged, Final)) for item in said)
+    found: list[Said] = []
+    for item in said:
+        if not isinstance(item, ValidationLoss):
+            found.append(item)
+        elif nats:
+            loss = item.val_loss
+            score = loss if bytes_per_token is None else bits_per_byte(loss, bytes_per_token)
+            found.append(Validation(step=item.step, total=item.total, val_loss=loss, val_bpb=score,
+                                    seconds=item.seconds))  # fmt: skip
+    return found, nats and any(isinstance(item, ValidationLoss) for item in said)
+
+
+def _tell(said: Sequence[Said], values: Mapping[str, Value]) -> list[Event] | str:
+    """The events of the log, an End last; or `reason: detail` where it makes no run.
+
+    Args:
+        values: hyperparameters by path, of which the batch counts tokens.
+    """
     cap = next((item.value for item in said if isinstance(item, Fact) and item.name == "max_wallclock_seconds"), 0.0)
-    transcript = Transcript(CommandRun(argv=["imported"], budget_seconds=cap or None), "", "")
+    batch = values.get("data.batch_tokens")
+    batch_tokens = batch if isinstance(batch, int) and batch > 0 else None
+    plan = CommandRun(argv=["imported"], budget_seconds=cap or None, batch_tokens=batch_tokens)
+    transcript = Transcript(plan, "", "")
     told: list[Event] = []
     last: Train | Validation | None = None
     seconds = 0.0

@@ -5,16 +5,24 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sweeper.command import KNOB
 from sweeper.errors import SweeperError
 from sweeper.importing.names import IGNORED, ROLES, convert, paths, split
 from sweeper.scores import Judge
 from sweeper.space import did_you_mean
-from sweeper.study_checks import explain
+
+ParametersCount = Literal["all", "non_embedding", "matrices", "unknown"]
+"""A ParamsCount of the fits, or `unknown`."""
+COUNTS: dict[str, ParametersCount] = {
+    "all": "all", "non-embedding": "non_embedding", "matrices": "matrices", "unknown": "unknown",
+}  # fmt: skip
+"""By what the command line calls them."""
+ALONE = ("parameters", "bytes_per_token")
+"""Fields of a MapFile that are options of the command line, too."""
 
 
 class MapFile(BaseModel):
@@ -29,13 +37,24 @@ class MapFile(BaseModel):
     command: str = ""
     """What the runs were runs of."""
     judge: Judge | None = None
+    parameters: ParametersCount = "unknown"
+    """What the runs' numbers of parameters count."""
+    bytes_per_token: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Mean bytes that a token of the validation text stands for: makes bits per byte of losses in nats per token."""
 
 
-def load_mapping(given: Sequence[str], constants: Sequence[str] = ()) -> MapFile:
+def load_mapping(
+    given: Sequence[str],
+    constants: Sequence[str] = (),
+    *,
+    parameters: ParametersCount | None = None,
+    bytes_per_token: float | None = None,
+) -> MapFile:
     """The mapping of the command line: TOML files and `COLUMN=PATH` pairs, later ones over earlier ones.
 
     Args:
         constants: `PATH=VALUE` pairs.
+        parameters, bytes_per_token: as in a MapFile, over those of files; None leaves them as they are.
 
     Raises:
         SweeperError: no such file, no mapping, or a target that is neither config path, knob nor role.
@@ -46,7 +65,7 @@ def load_mapping(given: Sequence[str], constants: Sequence[str] = ()) -> MapFile
             table = _read(Path(text))
             merged["columns"] |= table.columns
             merged["constants"] |= table.constants
-            merged |= {key: value for key, value in (("command", table.command), ("judge", table.judge)) if value}
+            merged |= table.model_dump(include={"command", "judge", *ALONE}, exclude_defaults=True)
             continue
         column, equals, target = text.rpartition("=")
         if not equals or not column or not target:
@@ -60,11 +79,16 @@ def load_mapping(given: Sequence[str], constants: Sequence[str] = ()) -> MapFile
         if not equals or not value:
             raise SweeperError(f"--set takes PATH=VALUE such as data.seq_len=1024, got {text!r}")
         merged["constants"][target] = value
+    said = zip(ALONE, (parameters, bytes_per_token), strict=True)
+    merged |= {key: value for key, value in said if value is not None}
     for column, target in merged["columns"].items():
         _check_target(f"--map {column}={target}", target)
     for target, value in merged["constants"].items():
         _check_constant(target, value)
-    return MapFile.model_validate(merged)
+    try:
+        return MapFile.model_validate(merged)
+    except ValidationError as error:
+        raise SweeperError(_explain(error)) from error
 
 
 def _read(path: Path) -> MapFile:
@@ -75,7 +99,14 @@ def _read(path: Path) -> MapFile:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SweeperError(f"{path} is not TOML: {error}") from error
     except ValidationError as error:
-        raise SweeperError(f"{path}: {explain(error, MapFile)}") from error
+        raise SweeperError(f"{path}: {_explain(error)}") from error
+
+
+def _explain(error: ValidationError) -> str:
+    """The first thing that is wrong: key, value, expectation, and the keys that there are."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}, got {first['input']!r}; a mapping has {', '.join(MapFile.model_fields)}"
 
 
 def _check_constant(target: str, value: Any) -> None:

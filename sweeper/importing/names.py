@@ -22,7 +22,7 @@ from trainer.config import config_paths
 
 Role = Literal[
     "score", "val_loss", "train_loss", "tokens", "steps", "seconds", "wall_seconds", "state", "name", "id", "created",
-    "parameters", "device_name",
+    "parameters", "flops", "device_name",
 ]  # fmt: skip
 """Figures of a run beside its hyperparameters.  `score` is val_bpb, in bits per byte; `seconds` are of training."""
 
@@ -39,6 +39,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "id": ("id", "number"),
     "created": ("created", "created_at", "datetime_start", "started_at", "_timestamp"),
     "parameters": ("parameters", "model_params"),
+    "flops": (),  # of training in all, where others count those of a token or a second: only where it is mapped
     "device_name": ("device_name", "gpu"),
 }
 """Column names that are known without a mapping, in lower case; of several that are there the first counts."""
@@ -50,6 +51,7 @@ UNITS = {
     "steps": "optimiser steps",
     "seconds": "seconds of training",
     "wall_seconds": "seconds",
+    "flops": "FLOPs of training, 6 × parameters × tokens",
     "data.batch_tokens": "tokens a step",
     "data.seq_len": "tokens a sequence",
 }

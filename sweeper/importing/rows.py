@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from typing import Any
 
+from sweeper.importing import figures as derived
 from sweeper.importing.names import ROLES, Names, convert, number, scaled
-from sweeper.importing.runs import THERE, Run, Skipped, checked, identity_of
+from sweeper.importing.runs import BITS, NATS, THERE, Run, Skipped, checked, identity_of
 from sweeper.importing.tables import Cells, Table
+from sweeper.importing.units import bits_per_byte, is_loss
 from trainer.events import End, Eval, Event, Outcome
 
 COMPLETE = ("", "complete", "completed", "finished", "done", "success", "succeeded", "ok")
@@ -18,8 +20,6 @@ ENDED = {"pruned": "pruned", "stopped": "stopped", "diverged": "diverged"}
 """States of runs that count although they have no score; of others than these two lists only what diverged does."""
 BROKEN = ("fail", "failed", "crashed", "crash", "killed", "error")
 """States of runs that broke off; one whose loss was no finite number by then had diverged."""
-LATEST = 1e10
-"""Unix seconds; what is later are milliseconds, or no time at all."""
 NO_VALUE = ("", "nan", "none", "null", "n/a", "-")
 LOSSES = ("score", "val_loss", "train_loss")
 """In the order in which they are believed."""
@@ -35,20 +35,29 @@ class Understood:
     unused: list[str]
     examples: dict[str, tuple[str, str]]
     """By what it stands for: the first cell, and what it is read as."""
+    score_unit: str = BITS
+    notes: tuple[str, ...] = ()
 
 
-def understand(table: Table, names: Names, known: Collection[str], constants: Cells) -> Understood:
+def understand(
+    table: Table, names: Names, known: Collection[str], constants: Cells, bytes_per_token: float | None = None
+) -> Understood:
     """The runs of a table.
+
+    Where it has a loss in nats per token and no val_bpb, the loss is the score.
 
     Args:
         known: identities of runs that are stored.
         constants: by what they stand for: cells that every row has where it has none of its own.
+        bytes_per_token: of the validation text, which makes bits per byte of such a loss; None leaves it in nats.
     """
     chosen, unused = names.choose(table.columns)
-    absent = [*names.missing(table.columns), *([] if "score" in chosen else ["the score, val_bpb"])]
+    scored = "score" in chosen or "val_loss" in chosen
+    absent = [*names.missing(table.columns), *([] if scored else ["the score, val_bpb"])]
     missing = f"{', '.join(absent)}; the table has {', '.join(table.columns)}"
     factors = {target: names.factor(column) for target, column in chosen.items()}
-    reader = _Reader(factors, nan_is_missing=_nan_is_missing(table, chosen))
+    nats = "score" not in chosen or is_loss(chosen["score"], factors["score"])
+    reader = _Reader(factors, _nan_is_missing(table, chosen), nats=nats, bytes_per_token=bytes_per_token)
     identities = _Identities(chosen)
     found: list[Run | Skipped] = list(table.broken)
     for place, (where, cells) in enumerate(table.rows):
@@ -64,7 +73,10 @@ def understand(table: Table, names: Names, known: Collection[str], constants: Ce
                 run = Skipped(source=where, reason=THERE)
         found.append(run)
     examples = {target: _example(table, target, column, factors[target]) for target, column in chosen.items()}
-    return Understood(runs=found, used=chosen, unused=unused, examples=examples)
+    return Understood(
+        runs=found, used=chosen, unused=unused, examples=examples, score_unit=NATS if nats else BITS,
+        notes=tuple(reader.contradictions),
+    )  # fmt: skip
 
 
 class _Identities:
@@ -106,7 +118,7 @@ def _example(table: Table, target: str, column: str, factor: float) -> tuple[str
         if target in ("state", "name", "id", "device_name"):
             return _text_of(raw), _text_of(raw)
         if target == "created":
-            return _text_of(raw), "a time" if _time(raw) is not None else "no time"
+            return _text_of(raw), "a time" if derived.moment(raw) is not None else "no time"
         value = _figure(target, raw, factor) if target in ROLES else convert(target, scaled(raw, factor))
         return _text_of(raw), f"{value:.6g}" if isinstance(value, float) else str(value)
     except ValueError as error:
@@ -119,6 +131,20 @@ class _Reader:
 
     factors: Mapping[str, float]
     nan_is_missing: bool
+    nats: bool
+    """Whether scores are losses in nats per token."""
+    bytes_per_token: float | None
+    broken: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """Where figures contradict each other, by the rule that they break."""
+
+    @property
+    def contradictions(self) -> Iterator[str]:
+        for rule, places in self.broken.items():
+            less = f"{derived.MISMATCH:.0%}"
+            yield (
+                f"{rule} in all but {len(places):,} rows, where they differ by over {less}, as in {places[0]}; "
+                "what stands for tokens counts"
+            )
 
     def read(self, where: str, cells: Cells, curve: Sequence[tuple[int, float]]) -> Run | Skipped:
         """The run; its identity is the one that earlier versions gave it."""
@@ -131,26 +157,39 @@ class _Reader:
             return sorted_out
         values, figures = sorted_out
         identity = identity_of(_key(cells), state, values, figures, curve)
-        _complete_figures(values, figures)
+        for rule, numbers in derived.complete(values, figures):
+            self.broken[rule].append(f"{where}: {numbers}")
+        self._score(figures)
         if state in COMPLETE and not lost and "score" not in figures:
             return Skipped(source=where, reason="no score", detail=f"{cells.get('score')!r} where val_bpb belongs")
         name = _text_of(cells.get("name")) or _text_of(cells.get("id")) or where
-        created = _time(cells.get("created"))
+        created = derived.moment(cells.get("created"))
         run = Run(
             source=where, identity=identity, name=name, values=values, started_at=created,
             device_name=_text_of(cells.get("device_name"))[:200],
+            score_unit=NATS if self.nats and self.bytes_per_token is None else BITS,
         )  # fmt: skip
         finite = [(step, value) for step, value in curve if math.isfinite(value)]
         run.tell(_events(figures, "diverged" if lost else ENDED.get(state, "complete"), lost, finite), created or 0.0)
         if lost and (share := _share(state, values, figures)) is not None:
             run.progress = share
         if "parameters" in figures:
-            run.parameters = int(figures["parameters"])
+            run.parameters = round(figures["parameters"])
         run.wall_seconds = figures.get("wall_seconds", run.seconds)
         run.train_loss = figures.get("train_loss")
         if run.state in ("pruned", "stopped") and run.val_bpb is None:
             run.val_bpb = figures.get("score")
         return checked(run)
+
+    def _score(self, figures: dict[str, float]) -> None:
+        """The loss as the score, where the table has no other; in bits per byte, where that can be told."""
+        if not self.nats:
+            return
+        loss = figures.get("score", figures.get("val_loss"))
+        if loss is not None:
+            figures.setdefault("val_loss", loss)
+            bytes_each = self.bytes_per_token
+            figures["score"] = loss if bytes_each is None else bits_per_byte(loss, bytes_each)
 
     def _lost(self, cells: Cells, state: str, curve: Sequence[tuple[int, float]]) -> str:
         """How the row says that the run diverged, in words; empty where it does not.
@@ -194,15 +233,6 @@ def _key(cells: Cells) -> str:
     return _text_of(cells.get("id")) or _text_of(cells.get("name"))
 
 
-def _complete_figures(values: Mapping[str, Any], figures: dict[str, float]) -> None:
-    """Tokens of steps, and steps of tokens, by the batch; laws are fitted of runs that have both."""
-    batch = float(values.get("data.batch_tokens") or 0)
-    if batch > 0 and "tokens" not in figures and "steps" in figures:
-        figures["tokens"] = batch * figures["steps"]
-    elif batch > 0 and "steps" not in figures and "tokens" in figures:
-        figures["steps"] = figures["tokens"] / batch
-
-
 def _unfinished(cells: Cells) -> str:
     return f"its state is {cells.get('state')!r}; finished are {', '.join(COMPLETE[1:])}"
 
@@ -217,7 +247,7 @@ def _share(state: str, values: Mapping[str, Any], figures: Mapping[str, float]) 
 
 
 def _figure(target: str, raw: Any, factor: float) -> float:
-    return factor * (_seconds(raw) if target.endswith("seconds") else number(raw))
+    return factor * (derived.seconds(raw) if target.endswith("seconds") else number(raw))
 
 
 def _is_infinite(text: str) -> bool:
@@ -233,7 +263,7 @@ def _events(
 ) -> Iterator[Event]:
     """What such a run would have said."""
     last = max((step for step, _ in curve), default=0)
-    step, tokens = int(figures.get("steps", last)), int(figures.get("tokens", 0))
+    step, tokens = round(figures.get("steps", last)), round(figures.get("tokens", 0))
     reached: dict[str, Any] = {"step": step, "tokens": tokens, "seconds": figures.get("seconds", 0.0)}
     for at, val_bpb in curve:
         share = at / last if last > 0 else 1.0
@@ -253,27 +283,3 @@ def _is_empty(raw: Any) -> bool:
 
 def _text_of(raw: Any) -> str:
     return "" if raw is None else str(raw).strip()
-
-
-def _seconds(raw: Any) -> float:
-    """A number, or what pandas writes: `0 days 00:10:00.5`."""
-    text = _text_of(raw)
-    days, found, clock = text.partition(" days ")
-    if not found:
-        return number(raw)
-    hours, minutes, seconds = clock.split(":")
-    return 86400 * number(days) + 3600 * number(hours) + 60 * number(minutes) + number(seconds)
-
-
-def _time(raw: Any) -> float | None:
-    """Unix seconds of Unix seconds, or of a date as ISO 8601 has it; None where it is neither."""
-    text = _text_of(raw)
-    try:
-        seconds = number(text)
-    except ValueError:
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            return None
-        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    return seconds if 0 < seconds < LATEST else None

@@ -22,6 +22,10 @@ THERE = "there already"
 GROWN = "its log has grown since"
 """Detail of what is there already, and stays as it was."""
 COPY = "a copy of another one"
+BITS, NATS = "bits per byte", "nats per token"
+"""Units of scores; a study has one."""
+RATES = ("matrix_lr", "learning_rate", "lr")
+"""Last parts of paths that hold the rate which laws are fitted of; others, such as head_lr of tied heads, may be 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +58,12 @@ class Run:
     started_at: float | None = None
     device_name: str = ""
     parameters: int | None = None
+    parameters_count: str = "unknown"
+    """What `parameters` counts: a ParamsCount, or `unknown` where nobody said."""
+    devices: int = 1
+    """That trained it together."""
+    score_unit: str = BITS
+    """Of every score and of val_bpb on the way, whatever their names say."""
     peak_memory_bytes: int = 0
     step: int = 0
     tokens: int = 0
@@ -119,6 +129,7 @@ class Run:
                 self.judged["streamed"] = event.val_bpb
         elif isinstance(event, Start):
             self.parameters = event.parameters or None
+            self.devices = event.devices
             self.device_name = self.device_name or event.device_name
         elif isinstance(event, End):
             self.state, self.reason = ("complete" if event.reason == "complete" else event.reason), event.detail
@@ -151,6 +162,13 @@ def checked(run: Run) -> Run | Skipped:
         for name, value in row.items():
             if isinstance(value, int) and not 0 <= value <= (LARGEST_STEP if name == "step" else LARGEST):
                 return Skipped(source=run.source, reason="a number out of range", detail=f"{name} is {value}")
+    for name, score in {"val_bpb": run.val_bpb, **run.judged}.items():
+        if score is not None and score <= 0:
+            detail = f"the {name} score is {score:g}; {BITS} and {NATS} are positive"
+            return Skipped(source=run.source, reason="a score that is not positive", detail=detail)
+    for path, value in run.values.items():
+        if path.rpartition(".")[2].lower() in RATES and isinstance(value, (int, float)) and value <= 0:
+            return Skipped(source=run.source, reason="a rate that is not positive", detail=f"{path} is {value:g}")
     if not 0 <= max(run.seconds, run.wall_seconds) <= LONGEST_SECONDS:
         return Skipped(source=run.source, reason="a number out of range", detail=f"it took {run.seconds:g} seconds")
     return run

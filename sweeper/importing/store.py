@@ -49,6 +49,9 @@ IDENTITY = "imported"
 
 CONTENT = "content"
 """In the `versions` of a run that was read from a file of its own: SHA-256 of its bytes."""
+ORIGIN = "import"
+"""Section of the config of a run that did not bring a whole one.  Beside its values are known: its name, its source,
+`score_unit` as Run has it, `parameters_count` where it says its parameters, `devices` where there were several."""
 SOURCE = "source"
 """In its `versions`, too: where it was read."""
 
@@ -63,6 +66,8 @@ class Known:
     """Of its runs, digests of their files among them."""
     resumed: bool = False
     """Whether it has drawn trials of its own."""
+    score_unit: str | None = None
+    """Of its runs' scores; None where it has no runs, or an earlier version stored them and did not say."""
 
 
 def known(service: Service, name: str) -> Known:
@@ -80,7 +85,10 @@ def known(service: Service, name: str) -> Known:
         if row.state != "stopped":
             raise Conflict(f"study {name} is {row.state}: `sweeper stop {name}` first, then import")
         spec, identities = spec_of(row), _identities(session, row.id)
-        return Known(spec=spec, identities=identities, resumed=foreign_to(session, name, IDENTITY))
+        config = session.scalar(select(RunRow.config).where(RunRow.study_id == row.id).order_by(RunRow.id).limit(1))
+        unit = (config or {}).get(ORIGIN, {}).get("score_unit")
+        resumed = foreign_to(session, name, IDENTITY)
+        return Known(spec=spec, identities=identities, resumed=resumed, score_unit=unit)
 
 
 def _identities(session: Session, study_id: int) -> frozenset[str]:
@@ -269,7 +277,12 @@ def _origin(run: Run) -> dict[str, str]:
 
 def _config(run: Run) -> dict[str, Any]:
     """What is known of the run's config, as nested values; nothing is filled in."""
-    nested: dict[str, Any] = {"import": {"name": run.name, "source": run.source}}
+    origin: dict[str, Any] = {"name": run.name, "source": run.source, "score_unit": run.score_unit}
+    if run.parameters:
+        origin["parameters_count"] = run.parameters_count
+    if run.devices > 1:
+        origin["devices"] = run.devices
+    nested: dict[str, Any] = {ORIGIN: origin}
     for path, value in run.values.items():
         part, _, key = path.partition(".")
         nested.setdefault(part, {})[key] = value

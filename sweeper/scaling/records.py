@@ -14,6 +14,8 @@ Integers: TypeAlias = NDArray[np.int64]
 Booleans: TypeAlias = NDArray[np.bool_]
 
 POSITIVE = ("n_params", "tokens", "steps", "batch_tokens", "learning_rate")
+MAY_BE_UNSAID = ("steps", "batch_tokens", "learning_rate")
+"""Of these the columns that may hold NaN, as laws of loss need none of them."""
 MAY_LACK = ("weight_decay", "depth", "step_seconds", "loss_stderr")
 """Columns that may hold NaN: the run did not say."""
 
@@ -69,11 +71,11 @@ class Observations:
     tokens: Array
     """Tokens trained on."""
     steps: Array
-    """Optimiser steps."""
+    """Optimiser steps; NaN where unknown."""
     batch_tokens: Array
-    """Tokens a step."""
+    """Tokens a step; NaN where unknown."""
     learning_rate: Array
-    """Peak rate, in the convention `rate_convention`."""
+    """Peak rate, in the convention `rate_convention`; NaN where unknown."""
     weight_decay: Array
     """Decoupled decay (per unit of learning rate); NaN where unknown."""
     depth: Array
@@ -188,7 +190,8 @@ def _complete(columns: dict[str, Array]) -> None:
 
 def _check(columns: dict[str, Array], loss: Array, diverged: Booleans) -> None:
     for name in POSITIVE:
-        wrong = np.flatnonzero(~(np.isfinite(columns[name]) & (columns[name] > 0)))
+        unsaid = np.isnan(columns[name]) & (name in MAY_BE_UNSAID)
+        wrong = np.flatnonzero(~(np.isfinite(columns[name]) & (columns[name] > 0) | unsaid))
         if wrong.size:
             raise ValueError(f"{name} must be finite and positive, got {columns[name][wrong[0]]} in row {wrong[0]}")
     for name in MAY_LACK:

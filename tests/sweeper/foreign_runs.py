@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from sweeper.importing import importer
 from sweeper.importing.importer import Order, Report
-from sweeper.importing.mapping import load_mapping
+from sweeper.importing.mapping import ParametersCount, load_mapping
 from sweeper.service import Service, find_study, spec_of
 from sweeper.tables import Base, ExportRow, MessageRow, OutcomeRow, PointRow, RunRow, ScoreRow
 
@@ -24,9 +24,14 @@ def importer_into(service: Service) -> Import:
     """Imports sources into the study `other`."""
 
     def bring_in(
-        *sources: Any, mapping: tuple[str, ...] = (), constants: tuple[str, ...] = (), **wishes: Any
+        *sources: Any,
+        mapping: tuple[str, ...] = (),
+        constants: tuple[str, ...] = (),
+        parameters: ParametersCount | None = None,
+        bytes_per_token: float | None = None,
+        **wishes: Any,
     ) -> Report:
-        read_by = load_mapping(mapping, constants)
+        read_by = load_mapping(mapping, constants, parameters=parameters, bytes_per_token=bytes_per_token)
         order = Order(sources=[str(s) for s in sources], study="other", mapping=read_by, **wishes)
         return importer.run(order, service, lambda verb, done, total: None)
 

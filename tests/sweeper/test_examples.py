@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from sweeper import archive, examples
-from sweeper.cli import app
 from sweeper.errors import SweeperError
 
 LADDER = "ladder-h200"
 WORDS = {"sample", "log"}
-
-
-@pytest.fixture
-def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    monkeypatch.setenv("SWEEPER_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("SWEEPER_STORAGE", raising=False)
-
-    def run(*arguments: str) -> str:
-        result = CliRunner().invoke(app, arguments)
-        if isinstance(result.exception, SweeperError):
-            raise result.exception
-        assert result.exit_code == 0, result.output
-        return result.output
-
-    return run
 
 
 def test_they_are_listed_with_a_sentence_each_and_nothing_is_stored(say, tmp_path):
@@ -54,8 +35,8 @@ def test_one_is_taken_once_and_its_laws_and_plan_are_there(say):
 
 
 def test_the_measured_grid_is_taken_and_fitted_too(say):
-    assert "12 trials stored" in say("example", "grid-h200")
-    assert "12 scores of 12 trials" in say("fit", "--study", "grid-h200")
+    assert "24 trials stored" in say("example", "grid-h200")
+    assert "24 scores of 24 trials" in say("fit", "--study", "grid-h200")
 
 
 def test_an_unknown_one_is_refused_with_the_known(say):

@@ -297,6 +297,7 @@ scheme = "int8"
 """
 
 
+@pytest.mark.slow  # each of its steps is tested above and in test_cli.py
 def test_a_study_from_its_file_to_its_export_names_the_judged_best(tmp_path: Path) -> None:
     made = Installation(tmp_path, step_seconds=0.0)
     (tmp_path / "toy.toml").write_text(STUDY)

@@ -14,8 +14,9 @@ STEPS = 50
 
 
 @pytest.fixture
-def installation(tmp_path):
-    made = Installation(tmp_path, lease_seconds=2.0, step_seconds=0.02)
+def installation(tmp_path, request):
+    """With leases that soon run out, or of the seconds given as the fixture's parameter."""
+    made = Installation(tmp_path, lease_seconds=getattr(request, "param", 2.0), step_seconds=0.02)
     yield made
     made.close()
 
@@ -62,6 +63,7 @@ def test_kill_of_the_worker_takes_its_trainer_along_and_another_repeats_the_tria
     assert "worker_lost" in reason
 
 
+@pytest.mark.parametrize("installation", [20.0], indirect=True)  # a busy machine takes seconds to start another
 def test_kill_of_the_service_costs_nothing(installation, service):
     worker = installation.work()
     run = until(installation.running, "a trial under way")

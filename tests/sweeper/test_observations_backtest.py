@@ -15,7 +15,7 @@ from sweeper.observations_backtest import Backtest, backtest
 from sweeper.observations_facts import RunFacts
 from sweeper.observations_fits import Fits
 from sweeper.observations_read import FitsStore
-from sweeper.observations_switches import Switches
+from sweeper.observations_switches import Asked
 from sweeper.results import Results
 from sweeper.service import Service
 from tests.sweeper import lawful
@@ -41,7 +41,7 @@ def test_what_smaller_budgets_say_is_held_against_the_longest(swept: Service) ->
     assert abs(off) < 0.3
 
     told = io.StringIO()
-    fitting.check(swept.settings, lawful.NAME, Switches(), Console(file=told, width=300))
+    fitting.check(swept.settings, lawful.NAME, Asked(), Console(file=told, width=300))
     assert "from budgets of 2,048,000, 4,096,000 to 8,192,000 tokens" in told.getvalue()
     assert told.getvalue().count("%") >= 9
 

@@ -124,7 +124,7 @@ def patient(client: httpx.Client, path: str, body: Any) -> Any:
     raise AssertionError("no answer")
 
 
-@pytest.mark.parametrize("storage_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.slow  # test_kill.py kills one once, under a real worker
 def test_a_service_killed_again_and_again_loses_and_doubles_nothing(settings: Settings, unused_port: int) -> None:
     service = ServiceProcess(settings, unused_port)
 

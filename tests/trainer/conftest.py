@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,10 @@ def write_shard(path: Path, tokens: np.ndarray) -> None:
     path.write_bytes(header.tobytes() + tokens.astype("<u2").tobytes())
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A learnable stream: each token follows from the one before with some noise; every token is 2 bytes."""
-    out = tmp_path / "data"
-    out.mkdir()
+    out = tmp_path_factory.mktemp("stream")
     generator = np.random.default_rng(0)
     for split, count in (("train", 20_000), ("val", 2_000)):
         tokens = np.zeros(count, dtype=np.int64)
@@ -30,6 +30,12 @@ def folder(tmp_path: Path) -> Path:
         write_shard(out / f"{split}_000000.bin", tokens)
     np.save(out / "token_bytes.npy", np.full(VOCAB, 2, dtype=np.int16))
     return out
+
+
+@pytest.fixture
+def folder(stream: Path, tmp_path: Path) -> Path:
+    """A copy of the stream, to change at will."""
+    return Path(shutil.copytree(stream, tmp_path / "data"))
 
 
 @pytest.fixture

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from tests.trainer.conftest import write_shard
 from trainer import checkpoint, events
 from trainer.clock import Clock
 from trainer.config import TrainConfig
@@ -59,11 +61,12 @@ def test_training_learns_and_its_curve_is_a_function_of_the_seeds(values):
     assert only(first, events.Outcome)[0].val_loss < 0.8 * only(first, events.Step)[0].train_loss
 
 
-def test_many_passes_over_the_data_are_pointed_out_once(values):
-    values["budget"] = {"tokens": 5 * 20_000}
+def test_many_passes_over_the_data_are_pointed_out_once(values, folder):
+    write_shard(folder / "train_000000.bin", np.arange(2_000) % 64)
+    values["budget"] = {"tokens": 5 * 2_000}
     notices = only(run(values), events.Notice)
     assert len(notices) == 1 and "repeated for the 4th time" in notices[0].message
-    values["budget"] = {"tokens": 3 * 20_000}
+    values["budget"] = {"tokens": 3 * 2_000}
     assert not only(run(values), events.Notice)
 
 

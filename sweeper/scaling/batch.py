@@ -20,8 +20,9 @@ def choose_batch(start: Start, target: Target, law: PowerLaw, loss: LossLaw | No
     """Tokens a step at the target, a whole multiple of the target's quantum inside its limits.
 
     The multiple closest to B0 (D1 / D0)^exponent; in seconds, of a start whose batch may be too large already, no more
-    than its own.  There, where S = T / t_step(B), a loss law of (steps, batch) has the last word if it is sure: few
-    short budgets tell the two exponents apart badly, and what they say of a far one is then noise.
+    than its own.  There, where S = T / t_step(B), a loss law of (steps, batch) has the last word if it is sure, and of a
+    form that the runs were enough to test: few short budgets tell the two exponents apart badly, and what they say of
+    a far one is then noise.
 
     Raises:
         ValueError: no multiple of the quantum lies inside the limits.
@@ -29,10 +30,15 @@ def choose_batch(start: Start, target: Target, law: PowerLaw, loss: LossLaw | No
     allowed = _allowed(start, target)
     gaps = [abs(np.log2(batch) - _wanted(start, target, law, batch)) for batch in allowed]
     wanted = allowed[int(np.argmin(gaps))]
-    if target.seconds is not None and loss is not None and {"steps", "batch_tokens"} <= set(loss.sizes):
+    if target.seconds is not None and loss is not None and _speaks_of_batch(loss):
         least = _least_loss(target, allowed, loss)
         return least if _sure(target, loss, least, wanted) else wanted
     return wanted
+
+
+def _speaks_of_batch(loss: LossLaw) -> bool:
+    tested = loss.misfit.p_value is not None and not loss.misfit.flagged
+    return tested and {"steps", "batch_tokens"} <= set(loss.sizes)
 
 
 def _sure(target: Target, loss: LossLaw, one: float, other: float) -> bool:

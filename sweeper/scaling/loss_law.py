@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sweeper.scaling import power_sum, resample
+from sweeper.scaling import loss_draws, power_sum, resample
+from sweeper.scaling.grouping import cluster
 from sweeper.scaling.misfit import Misfit, check_form, r_squared
 from sweeper.scaling.projection import Projection, project
 from sweeper.scaling.records import Array, Estimate, Excluded, Fit, Integers, Unidentified, positive
@@ -17,6 +18,20 @@ from sweeper.scaling.records import Array, Estimate, Excluded, Fit, Integers, Un
 DRAWS = 1000
 STEEPEST = 3.0
 """An exponent beyond this is no power law of loss but a corner of the data."""
+FLATTEST = 0.02
+"""A term whose exponent may be as small as this may be a constant: the floor is then not told from it."""
+VANISHING = 0.01
+"""Share of the least loss below which a floor is not told from none."""
+ROUNDING = 0.05
+"""Sizes that differ by no more than this are one: steps are whole, batches are rounded."""
+SCATTERS = 2.0
+"""Standard deviations by which a run may lie below the law: no prediction exceeds it by more, given more of all."""
+DOUBT = 2.0
+"""Times as wide as its draws say is the interval of a law whose form is rejected: those draws hold the form for true.
+At four times the horizon, laws of a critical batch are off a sum of powers by up to 1.6 times what its draws say."""
+DOUBLED = "; of predictions doubled, as the form is rejected"
+NARROWEST = 1.5
+"""Times its least value that the largest of a size must be for its power to be told."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,6 +62,15 @@ class LossLaw(Fit):
     draws_Dp: Array
     centre_k: Array
     """Mean natural log of each size: theta and draws are relative to it."""
+    x_nk: Array
+    """Natural logs of the sizes of the runs, less the centre."""
+    basis: str = ""
+    """Of which runs the law speaks where not of all, in words: "the best batch of each model and horizon"."""
+
+    @property
+    def objection(self) -> str | None:
+        """Why its predictions are not to be trusted, where the tests of form reject it; None where they do not."""
+        return f"the form of the loss law does not fit the runs: {self.misfit.detail}" if self.misfit.flagged else None
 
     def predict(self, sizes: Mapping[str, ArrayLike], *, new_run: bool = True) -> tuple[Array, Array, Array]:
         """(m,) losses with 95 % bounds at m places; `new_run=False`: bounds of the law without the scatter of runs.
@@ -66,11 +90,22 @@ class LossLaw(Fit):
         return self._sample(x, True)[:, 0]
 
     def _sample(self, x: Array, new_run: bool) -> Array:
+        """(D, m), at most what runs with no more of any size came to, scatter allowed: loss falls with every size."""
         drawn, _ = power_sum.log_prediction(self.draws_Dp, x)
+        if self.misfit.flagged:
+            central, _ = power_sum.log_prediction(self.theta_p[None], x)
+            drawn = central + DOUBT * (drawn - central)
+        fitted, _ = power_sum.log_prediction(self.theta_p[None], self.x_nk)
+        scatter = self._inflation() * float(np.sqrt((self.residuals_n**2).mean()))
+        less = (self.x_nk <= x[:, None] + 1e-9).all(axis=2)
+        if self.misfit.p_value is None:
+            drawn = drawn + loss_draws.untested(x, self.x_nk, scatter, len(drawn))
+        reached = np.where(less, fitted[0] + self.residuals_n + SCATTERS * scatter, np.inf).min(axis=1)
+        drawn = np.minimum(drawn, reached)
         if not new_run:
-            return drawn
+            return np.asarray(drawn)
         random = np.random.default_rng(len(self.residuals_n))
-        return drawn + random.choice(self.residuals_n, size=(len(drawn), 1)) * self._inflation()
+        return np.asarray(drawn + random.choice(self.residuals_n, size=(len(drawn), 1)) * self._inflation())
 
     def _held(self, sizes: Mapping[str, Any]) -> tuple[str, ...]:
         missing = [name for name in self.sizes if name not in sizes]
@@ -150,7 +185,7 @@ def fit_loss_law(
         clusters: (n,) rows drawn together; each row by itself unless given.
 
     Returns:
-        Unidentified where a size does not vary, where there are fewer than two points more than parameters, or where
+        Unidentified where a size hardly varies, where there are fewer than two points more than parameters, or where
         an exponent ran out of (0, 3].
 
     Raises:
@@ -163,7 +198,7 @@ def fit_loss_law(
     if starts < 1 or draws < 1:
         raise ValueError(f"starts and draws must be positive, got {starts} and {draws}")
     x = np.log(np.stack(list(columns.values()), axis=1))
-    reason = _too_little(x, tuple(columns))
+    reason = too_little(columns)
     if reason:
         return Unidentified(used=0, excluded=tuple(excluded), not_identified=reason)
     centre = x.mean(axis=0)
@@ -171,24 +206,20 @@ def fit_loss_law(
     strange = _strange(found.theta_p, tuple(columns))
     if strange:
         return Unidentified(used=len(y), excluded=tuple(excluded), not_identified=strange)
-    drawn = resample.cluster_weights(np.arange(len(y)) if clusters is None else clusters, draws, seed)
-    many = _widened(found.theta_p, power_sum.refit(found.theta_p, x - centre, y, drawn), clusters, len(y))
+    many = loss_draws.bootstrap(found.theta_p, x - centre, y, clusters, draws, seed)
     return _law(tuple(columns), x - centre, y, centre, found, many, tuple(excluded), cross_check)
 
 
-def _widened(theta_p: Array, draws_Dp: Array, clusters: Integers | None, n: int) -> Array:
-    """Draws spread by sqrt(m / (m - p)), m the number of clusters: few points are fitted better than they deserve."""
-    m, p = (n if clusters is None else len(np.unique(clusters))), len(theta_p)
-    return np.asarray(theta_p + (draws_Dp - theta_p) * np.sqrt(m / max(m - p, 1)))
-
-
-def _too_little(x_nk: Array, names: tuple[str, ...]) -> str | None:
-    n, k = x_nk.shape
-    for name, column in zip(names, x_nk.T, strict=True):
-        if len(np.unique(np.round(column, 3))) < 3:
+def too_little(sizes: Mapping[str, Array]) -> str | None:
+    """Why these sizes cannot hold a law, whatever the losses; None where they can."""
+    for name, column in sizes.items():
+        if cluster(column, ROUNDING).max() < 2:
             return f"{name} takes fewer than three values"
-    needed = 1 + 2 * k + 2
-    return f"too few points: {n}, and {needed} are needed for {1 + 2 * k} parameters" if n < needed else None
+        if column.max() < NARROWEST * column.min():
+            return f"{name} varies by less than a factor of {NARROWEST:g}"
+    n, parameters = len(next(iter(sizes.values()))), 1 + 2 * len(sizes)
+    needed = parameters + 2
+    return f"too few points: {n}, and {needed} are needed for {parameters} parameters" if n < needed else None
 
 
 def _strange(theta_p: Array, names: tuple[str, ...]) -> str | None:
@@ -212,28 +243,34 @@ def _law(
     k, theta = len(names), found.theta_p
     predicted, shares = power_sum.log_prediction(theta[None], x)
     residuals = y - predicted[0]
-    floor = resample.estimate(float(np.exp(theta[0])), np.exp(draws_Dp[:, 0]))
-    refusal = _refuse_floor(floor, float(np.median(np.exp(y))))
+    misfit = check_form(residuals, power_sum.jacobian(shares, x)[0], dict(zip(names, x.T, strict=True)))
+    powers = np.maximum(draws_Dp[:, 1 + k :], 0)
+    exponents = {n: resample.estimate(float(theta[1 + k + j]), powers[:, j]) for j, n in enumerate(names)}
+    falling = draws_Dp[(powers > 0).all(axis=1)]
+    kept = falling if len(falling) else theta[None]
+    floor = resample.estimate(float(np.exp(theta[0])), np.exp(kept[:, 0]))
+    refusal = _refuse_floor(floor, exponents, np.exp(y))
 
     return LossLaw(
         used=len(y),
         excluded=excluded,
-        interval_method=f"{len(draws_Dp)} bootstrap draws over cells, refitted",
+        interval_method=f"{len(draws_Dp)} bootstrap draws, refitted" + (DOUBLED if misfit.flagged else ""),
         sizes=names,
         floor=None if refusal else floor,
         floor_not_identified=refusal,
-        scales={name: _scale(theta, draws_Dp, centre, j) for j, name in enumerate(names)},
-        exponents={n: resample.estimate(float(theta[1 + k + j]), draws_Dp[:, 1 + k + j]) for j, n in enumerate(names)},
+        scales={name: _scale(theta, kept, centre, j) for j, name in enumerate(names)},
+        exponents=exponents,
         objective=found.objective,
         starts_reaching=found.reached,
         cross_check=project(x, np.exp(y)) if cross_check else None,
         r_squared=r_squared(y, predicted[0]),
         mape=float(np.abs(np.expm1(-residuals)).mean()),
-        misfit=check_form(residuals, power_sum.jacobian(shares, x)[0], dict(zip(names, x.T, strict=True))),
+        misfit=misfit,
         residuals_n=residuals,
         theta_p=theta,
-        draws_Dp=draws_Dp,
+        draws_Dp=kept,
         centre_k=centre,
+        x_nk=x,
     )
 
 
@@ -244,8 +281,13 @@ def _scale(theta_p: Array, draws_Dp: Array, centre_k: Array, j: int) -> Estimate
     return resample.estimate(float(np.exp(np.clip(central, -700, 700))), np.exp(np.clip(logs, -700, 700)))
 
 
-def _refuse_floor(floor: Estimate, typical_loss: float) -> str | None:
-    reducible = typical_loss - floor.value
+def _refuse_floor(floor: Estimate, exponents: Mapping[str, Estimate], loss_n: Array) -> str | None:
+    for name, e in exponents.items():
+        if e.low < FLATTEST:
+            return f"the exponent of {name} ({e.low:.2g} to {e.high:.2g}) may be zero, and its term then a floor too"
+    if floor.low < VANISHING * loss_n.min():
+        return f"the floor is not told from none: up to {floor.high:.2g}, where the least loss is {loss_n.min():.2g}"
+    reducible = float(loss_n.min()) - floor.value
     if floor.width <= reducible:
         return None
-    return f"the interval of the floor is {floor.width:.2g} wide, the loss above it {reducible:.2g}"
+    return f"the interval of the floor is {floor.width:.2g} wide, the least loss lies {reducible:.2g} above it"

@@ -105,7 +105,7 @@ def fit_optimum(
         return Optimum(**about, not_identified=f"the best run is at the edge of what was tried: {where}", bounds=edges)
     try:
         stated = float(np.median(runs.loss_stderr[chosen] / runs.loss[chosen]))
-        bowl = fit_bowl(x_nd[chosen], np.log(runs.loss[chosen]), x_nd[alive], stated, draws, seed)
+        bowl = fit_bowl(x_nd[chosen], np.log(runs.loss[chosen]), x_nd[alive], stated, draws, seed, skewed=True)
     except RefusedError as refused:
         return Optimum(**about, not_identified=str(refused))
     return _found(about, bowl, draws)

@@ -188,7 +188,11 @@ def _with_loss(one: Candidate, start: Start, target: Target, laws: Laws, judge: 
     samples: Array = np.exp(drawn) * (1 + price)
     central, _, _ = laws.loss.predict(there)
     value = float(central[0] * (1 + price.mean()))
-    return Candidate(**{**one.__dict__, "predicted_loss": resample.estimate(value, samples)})
+    basis, objection = laws.loss.basis, laws.loss.objection
+    said = (f"the predicted loss is {basis}",) if basis else ()
+    doubts = (f"do not trust the predicted loss: {objection}",) if objection else ()
+    predicted = resample.estimate(value, samples)
+    return Candidate(**{**one.__dict__, "predicted_loss": predicted, "notes": (*one.notes, *said, *doubts)})
 
 
 def _normal(count: int, seed: int) -> Array:

@@ -7,10 +7,11 @@ import pytest
 
 from sweeper.scaling import priors
 from sweeper.scaling.grouping import cells
+from sweeper.scaling.loss_forms import choose
 from sweeper.scaling.loss_law import LossLaw, fit_loss_law
 from sweeper.scaling.optimum import fit_optimum
 from sweeper.scaling.power_law import PowerLaw, law_of_optima
-from sweeper.scaling.records import Estimate
+from sweeper.scaling.records import Array, Estimate
 from tests.sweeper.scaling import studies
 
 STUDIES = 200
@@ -56,3 +57,44 @@ def test_exponents_of_the_loss_law_lie_in_their_intervals_90_to_99_times_of_100(
         hits.append((holds(law.exponents["n_params"], 0.25), holds(law.exponents["tokens"], 0.3)))
 
     assert 0.90 <= np.mean(hits) <= 0.99, np.mean(hits, axis=0)
+
+
+def batch_without_effect(random: np.random.Generator) -> tuple[Array, Array, float]:
+    steps, batch = np.exp(random.uniform(np.log(500), np.log(5000), 40)), 2.0 ** random.integers(15, 19, 40)
+    return np.stack([steps, batch]), 1.2 + 20 / steps**0.45, 0.003
+
+
+def short_ladder(random: np.random.Generator) -> tuple[Array, Array, float]:
+    steps, batch = (axis.ravel() for axis in np.meshgrid([500.0, 1500, 4500], [65_536.0, 131_072, 262_144]))
+    return np.stack([steps, batch]), 0.9 + 8 / steps**0.4 + 15 / batch**0.3, 0.002
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("runs_of", "floor", "exponents", "ahead"),
+    [
+        (batch_without_effect, 1.2, {"steps": 0.45}, 1.2 + 20 / 40_000**0.45),
+        (short_ladder, 0.9, {"steps": 0.4, "batch_tokens": 0.3}, 0.9 + 8 / 36_000**0.4 + 15 / 131_072**0.3),
+    ],
+)
+def test_the_chosen_loss_law_holds_floor_exponents_and_eight_times_the_horizon(runs_of, floor, exponents, ahead):
+    """Or says that it does not know the floor."""
+    hits: dict[str, list[bool]] = {"floor": [], "ahead": [], **{name: [] for name in exponents}}
+    for seed in range(80):
+        random = np.random.default_rng(seed)
+        (steps, batch), true, noise = runs_of(random)
+        columns = {"n_params": np.full_like(steps, 1e7), "steps": steps, "batch_tokens": batch, "tokens": steps * batch}
+        law = choose(true * np.exp(noise * random.normal(size=len(true))), columns, starts=16, draws=200).law
+        assert law is not None
+        hits["floor"].append(law.floor is None or holds(law.floor, floor))
+        if set(law.sizes) == set(exponents):
+            for name, truth in exponents.items():
+                hits[name].append(holds(law.exponents[name], truth))
+        there = {"steps": 8.0 * (5000 if len(steps) == 40 else 4500), "batch_tokens": 131_072.0, "n_params": 1e7}
+        there["tokens"] = there["steps"] * there["batch_tokens"]
+        _, low, high = law.predict({name: there[name] for name in law.sizes}, new_run=False)
+        hits["ahead"].append(bool(low[0] <= ahead <= high[0]))
+
+    shares = {name: float(np.mean(found)) for name, found in hits.items()}
+    assert min(len(found) for found in hits.values()) >= 60
+    assert min(shares.values()) >= 0.88, shares

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -110,8 +112,94 @@ def test_a_floor_that_the_data_do_not_hold_is_refused_and_predictions_remain():
     law = fit(noisy(2.0 + 4 / steps**0.2, 0.002), {"steps": steps})
 
     assert law.floor is None
-    assert law.floor_not_identified.startswith("the interval of the floor is")
+    assert law.floor_not_identified.startswith("the floor is not told from none: up to ")
     assert law.predict({"steps": 2000.0})[0][0] == pytest.approx(2.0 + 4 / 2000**0.2, rel=0.01)
+
+
+def test_a_floor_less_well_known_than_the_loss_above_it_is_refused():
+    steps = np.geomspace(1000, 8000, 12)
+
+    law = fit(noisy(2.0 + 4 / steps**0.2, 0.001, seed=2), {"steps": steps}, draws=400)
+
+    assert law.floor is None
+    assert law.floor_not_identified.startswith("the interval of the floor is ")
+
+
+def without_effect_of_the_batch(seed: int):
+    """40 runs of 1.2 + 20 / steps^0.45 at batches that do not matter."""
+    random = np.random.default_rng(seed)
+    steps, batch = np.exp(random.uniform(np.log(500), np.log(5000), 40)), 2.0 ** random.integers(15, 19, 40)
+    return (1.2 + 20 * steps**-0.45) * np.exp(random.normal(0, 0.003, 40)), {"steps": steps, "batch_tokens": batch}
+
+
+@pytest.mark.parametrize("seed", [1, 5, 7, 8, 14, 15, 18])
+def test_no_floor_is_told_where_a_term_is_a_constant_in_disguise(seed):
+    law = fit(*without_effect_of_the_batch(seed), draws=200)
+
+    assert law.exponents["batch_tokens"].low < 0.02
+    assert law.floor is None
+    assert law.floor_not_identified.startswith("the exponent of batch_tokens (")
+
+
+def test_draws_leave_a_floor_that_has_vanished_from_the_fit():
+    tokens = np.geomspace(1e8, 8e8, 6)
+    for seed in (12, 16, 20):
+        law = fit(noisy(1.0 + 30 / tokens**0.18, 0.003, seed=seed), {"tokens": tokens}, draws=200)
+
+        assert np.exp(law.theta_p[0]) < 1e-3
+        assert np.quantile(np.exp(law.draws_Dp[:, 0]), 0.9) > 0.3
+        assert law.exponents["tokens"].low < 0.18 < law.exponents["tokens"].high
+        assert law.floor is None
+
+
+def test_a_batch_that_only_rounding_moves_is_no_size():
+    random = np.random.default_rng(0)
+    steps, batch = np.geomspace(1e3, 1e5, 20), 131_072 * random.uniform(0.98, 1.02, 20)
+
+    law = fit_loss_law(noisy(2 + 30 / steps**0.4), {"steps": steps, "batch_tokens": batch})
+    narrow = fit_loss_law(noisy(2 + 30 / steps**0.4), {"steps": steps, "batch_tokens": np.geomspace(1e5, 1.4e5, 20)})
+
+    assert law.not_identified == "batch_tokens takes fewer than three values"
+    assert narrow.not_identified == "batch_tokens varies by less than a factor of 1.5"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_prediction_lies_above_runs_with_less_of_everything(seed):
+    steps, batch = (v.ravel() for v in np.meshgrid([500.0, 1000, 2000, 4000], [65_536.0, 131_072, 262_144]))
+    tokens = steps * batch
+    loss = noisy((2.2 + 3 * (tokens / 1e8) ** -0.3) / 3, 0.02, seed=seed)
+    law = fit(loss, {"steps": steps, "batch_tokens": batch}, draws=400)
+
+    _, _, high = law.predict({"steps": 8 * steps, "batch_tokens": batch}, new_run=False)
+
+    less = (steps <= 8 * steps[:, None]) & (batch <= batch[:, None])
+    scatter = np.sqrt((law.residuals_n**2).mean() * 12 / 7)
+    assert (high <= np.where(less, loss, np.inf).min(axis=1) * np.exp(2.01 * scatter)).all()
+    assert (law.draws_Dp[:, 3:] > 0).all()
+
+
+def test_a_law_whose_form_is_rejected_says_so():
+    right = fit(noisy(two_term(N, D), 0.002), {"n_params": N, "tokens": D})
+    coupled = noisy(two_term(N, D) + 0.04 * np.log(N / 1e9) * np.log(D / 1e10), 0.002)
+
+    assert right.objection is None
+    assert fit(coupled, {"n_params": N, "tokens": D}).objection.startswith("the form of the loss law does not fit the")
+
+
+def test_a_law_whose_form_is_rejected_foretells_with_twice_the_interval():
+    steps, batch = (v.ravel() for v in np.meshgrid([500.0, 1000, 2000], [4096.0, 8192, 16_384, 32_768]))
+
+    def by_critical_batch(steps, batch):
+        return 1 + 0.8 * (steps * batch / (1 + batch / 16_384) / 1e6) ** -0.3
+
+    law = fit(noisy(by_critical_batch(steps, batch), 2e-4), {"steps": steps, "batch_tokens": batch}, draws=400)
+    central, low, high = law.predict({"steps": 8000.0, "batch_tokens": 8192.0}, new_run=False)
+    drawn, _ = power_sum.log_prediction(law.draws_Dp, np.log([[8000.0, 8192.0]]) - law.centre_k)
+
+    assert law.misfit.flagged
+    assert "doubled" in law.interval_method
+    assert np.log(central / low)[0] == pytest.approx(2 * (np.log(central[0]) - np.quantile(drawn, 0.025)), rel=0.01)
+    assert low[0] < by_critical_batch(8000.0, 8192.0) < high[0]
 
 
 def test_the_three_term_law_gives_its_best_batch_in_closed_form():
@@ -133,6 +221,19 @@ def test_a_law_of_the_wrong_form_is_flagged_and_one_of_the_right_form_is_not():
 
     assert not right.misfit.flagged
     assert fit(coupled, {"n_params": N, "tokens": D}).misfit.flagged
+
+
+def test_a_law_too_thin_to_test_is_less_sure_the_further_out():
+    tokens = np.geomspace(1e9, 1e10, 5)
+    law = fit(noisy(1.8 + 2085.4 / tokens**0.3658, 0.01), {"tokens": tokens})
+    tested = dataclasses.replace(law, misfit=dataclasses.replace(law.misfit, p_value=1.0))
+
+    def spread(one, at):
+        return float(np.std(one.sample({"tokens": at})))
+
+    assert law.misfit.p_value is None
+    assert spread(law, 5e9) == spread(tested, 5e9)
+    assert spread(law, 1e12) > spread(tested, 1e12)
 
 
 def test_variable_projection_finds_the_same_exact_law_by_another_road():

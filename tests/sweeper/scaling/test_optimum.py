@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.interpolate import PchipInterpolator
 
+from sweeper.scaling import shading
 from sweeper.scaling.optimum import fit_optimum
 from sweeper.scaling.records import Observations, observations
 
@@ -64,6 +66,22 @@ def test_the_interval_holds_the_optimum_and_says_how_it_was_made():
     assert found.at[0].width < 0.01
     assert "bootstrap" in found.interval_method
     assert found.used == 5
+
+
+def test_a_skewed_bowl_leaves_the_vertex_in_its_place():
+    """Rates too high cost two to three times as much as rates too low, as Step Law's runs have it."""
+    excess = PchipInterpolator(shading.OFFSETS, shading.EXCESS, extrapolate=False)
+    off, held = [], []
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        octaves = np.arange(-2.5, 2.1, 0.5) - random.uniform(-0.25, 0.25)
+        losses = 3.0 * (1 + excess(octaves)) * np.exp(0.001 * random.normal(size=len(octaves)))
+        found = fit_optimum(bowl(0.02 * 2.0**octaves, loss=losses), draws=100, seed=seed)
+        off.append(np.log2(found.at[0].value / 0.02))
+        held.append(found.at[0].low <= 0.02 <= found.at[0].high)
+
+    assert abs(np.mean(off)) < 0.15
+    assert np.mean(held) >= 0.85
 
 
 def test_more_noise_makes_a_wider_interval():

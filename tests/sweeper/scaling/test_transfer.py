@@ -199,6 +199,16 @@ def test_candidates_are_judged_by_one_belief_with_intervals():
     assert found["fitted law"].predicted_loss.value < found["copied"].predicted_loss.value
 
 
+def test_a_prediction_says_what_its_law_rests_on_and_that_its_form_was_rejected():
+    law = three_term_law()
+    doubted = replace(law, basis="of the best batch of each horizon", misfit=replace(law.misfit, flagged=True))
+
+    assert by_name(laws=Laws(loss=law))["copied"].notes == ()
+    basis, doubt = by_name(laws=Laws(loss=doubted))["copied"].notes
+    assert basis == "the predicted loss is of the best batch of each horizon"
+    assert doubt.startswith("do not trust the predicted loss: the form of the loss law does not fit the runs")
+
+
 def test_without_a_loss_law_there_is_no_predicted_loss():
     assert by_name()["copied"].predicted_loss is None
 
@@ -291,6 +301,16 @@ def test_a_batch_that_may_be_too_large_already_is_not_grown():
 
     assert choose_batch(SHORT, target, law) > SHORT.batch_tokens
     assert choose_batch(replace(SHORT, least_batch=True), target, law) == SHORT.batch_tokens
+
+
+def test_a_loss_law_of_an_untested_form_leaves_the_batch_to_the_power_law():
+    law, prior = three_term_law(), prior_law(priors.BATCH, {"tokens": TOKENS})
+    target = replace(LONG, tokens=None, seconds=600.0, depth=8.0, step_time=device(), batch_quantum=8192)
+    untested = replace(law, misfit=replace(law.misfit, p_value=None))
+
+    chosen = choose_batch(SHORT, target, prior, untested)
+
+    assert chosen == choose_batch(SHORT, target, prior) != choose_batch(SHORT, target, prior, law)
 
 
 def test_a_loss_law_that_is_not_sure_leaves_the_batch_to_the_power_law():

@@ -20,9 +20,9 @@ def choose_batch(start: Start, target: Target, law: PowerLaw, loss: LossLaw | No
     """Tokens a step at the target, a whole multiple of the target's quantum inside its limits.
 
     The multiple closest to B0 (D1 / D0)^exponent; in seconds, of a start whose batch may be too large already, no more
-    than its own.  There, where S = T / t_step(B), a loss law of (steps, batch) has the last word if it is sure, and of a
-    form that the runs were enough to test: few short budgets tell the two exponents apart badly, and what they say of
-    a far one is then noise.
+    than its own.  There, where S = T / t_step(B), a loss law of (steps, batch) has the last word if it is sure and the
+    runs were enough to test its form: few short budgets tell the two exponents apart badly, and what they say of a far
+    one is then noise.
 
     Raises:
         ValueError: no multiple of the quantum lies inside the limits.

@@ -14,24 +14,23 @@ from numpy.typing import NDArray
 
 from dashboard.theme import Figure, Theme, axis, figure
 from sweeper.curves import thin
-from sweeper.records import Curves, Metric, TrialRow
+from sweeper.records import Curves, TrialRow
+from sweeper.scores import ScoreUnit
 
 MOST_POINTS = 40_000
 """Of all curves of one figure together: above it runs are thinned, so that no study is too large to draw."""
 FEWEST_POINTS_A_RUN = 10
 
-METRIC_TITLES: dict[Metric, str] = {
-    "val_bpb": "streamed val_bpb (bits per byte)",
-    "train_loss": "train loss (nats per token)",
-}
 STOPPED_STATES = ("pruned", "diverged", "stopped")
 STOPPED_SYMBOLS = {"pruned": "diamond-open", "diverged": "x-thin-open", "stopped": "square-open"}
 
 
-def curves(curves: Curves, theme: Theme, *, best: int | None = None, rungs: Sequence[float] = ()) -> Figure:
+def curves(
+    curves: Curves, theme: Theme, unit: ScoreUnit, *, best: int | None = None, rungs: Sequence[float] = ()
+) -> Figure:
     """All curves over the share of the budget: stopped ones faded, running ones and the best on top."""
     groups = _curve_groups(curves, best)
-    title = METRIC_TITLES[curves.metric]
+    title = f"streamed {unit.title}" if curves.metric == "val_bpb" else "train loss (nats per token)"
     styles: list[tuple[str, str, float, float]] = [
         ("stopped early", theme.pruned, 1.0, 0.5),
         ("complete", theme.complete, 1.2, 0.65),
@@ -120,7 +119,7 @@ def _above_note(count: int, theme: Theme) -> list[Figure]:
     return [{**place, "text": text, "showarrow": False, "font": {"size": 10, "color": theme.muted}}]
 
 
-def history(trials: Sequence[TrialRow], theme: Theme, *, title: str = "final val_bpb") -> Figure:
+def history(trials: Sequence[TrialRow], theme: Theme, *, title: str) -> Figure:
     """Scores and the best so far above; where stopped trials stood when they stopped in a panel below.
 
     Args:

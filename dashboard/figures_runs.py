@@ -13,13 +13,14 @@ from dashboard.figures import robust_range, rounded
 from dashboard.theme import Figure, Theme, axis, figure
 from sweeper.records import Curves, Promotion
 from sweeper.run_records import RunDetail, RunPoints
+from sweeper.scores import ScoreUnit
 
 
-def run(detail: RunDetail, theme: Theme, *, best: Curves | None = None) -> Figure:
+def run(detail: RunDetail, theme: Theme, unit: ScoreUnit, *, best: Curves | None = None) -> Figure:
     """Validation above, training loss below, over the share of the budget; the study's best for comparison."""
     points = detail.points
     data = [] if best is None else [_best_trial(best, theme)]
-    panels = (("val_bpb", "streamed val_bpb", "y", "lines+markers"), ("train_loss", "train loss", "y2", "lines"))
+    panels = (("val_bpb", f"streamed {unit.metric}", "y", "lines+markers"), ("train_loss", "train loss", "y2", "lines"))
     for name, label, panel, mode in panels:
         values: NDArray[np.float64] = getattr(points, name)
         data.append(_run_line(points, values, label, panel, mode, theme))
@@ -28,7 +29,7 @@ def run(detail: RunDetail, theme: Theme, *, best: Curves | None = None) -> Figur
         theme,
         data,
         xaxis=axis(theme, "share of the budget", range=[0, 1.01], tickformat=".0%", anchor="y2"),
-        yaxis=axis(theme, "val_bpb (bits per byte)", domain=[0.55, 1], range=list(robust_range(evals))),
+        yaxis=axis(theme, unit.title, domain=[0.55, 1], range=list(robust_range(evals))),
         yaxis2=axis(
             theme,
             "train loss (nats per token)",
@@ -108,9 +109,13 @@ def throughput(detail: RunDetail, theme: Theme) -> Figure:
 
 
 def promotions(
-    merged: Mapping[int, RunPoints], records: Collection[Promotion], scores: Mapping[int, float], theme: Theme
+    merged: Mapping[int, RunPoints],
+    records: Collection[Promotion],
+    scores: Mapping[int, float],
+    theme: Theme,
+    unit: ScoreUnit,
 ) -> Figure:
-    """Streamed val_bpb of every promotion over its tokens, and the score of the trial it came from.
+    """Streamed score of every promotion over its tokens, and the score of the trial it came from.
 
     Args:
         merged: curve of each promotion by its number.
@@ -137,7 +142,7 @@ def promotions(
         theme,
         data,
         xaxis=axis(theme, "trained tokens", rangemode="tozero", tickformat="~s"),
-        yaxis=axis(theme, "streamed val_bpb (bits per byte)", range=list(robust_range(values))),
+        yaxis=axis(theme, f"streamed {unit.title}", range=list(robust_range(values))),
     )
 
 

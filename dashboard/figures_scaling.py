@@ -209,6 +209,16 @@ def short(number: float) -> str:
     return f"{number:.3g}"
 
 
+def known(*parts: tuple[str, float]) -> str:
+    """Parts such as `batch {}`, each with its number, those left out whose number is not known."""
+    return ", ".join(words.format(short(number)) for words, number in parts if np.isfinite(number))
+
+
+def remedy(fits: Fits, here: str, needed: str) -> str:
+    """What to do for a figure: the trials to run `here`, or which runs are `needed`, where they are imported."""
+    return f"Import {needed}: sweeper import FILE --study S." if fits.study.foreign else here
+
+
 def ramp(theme: Theme, count: int) -> list[str]:
     """`count` colours from weak to strong, none of the weakest where there are few."""
     places = np.linspace(len(theme.ramp) - 1, 2 if count > 1 else len(theme.ramp) - 1, max(count, 1)).round()
@@ -239,7 +249,7 @@ def noise_words(fits: Fits) -> str:
     found = fits.get(seed_noise)
     if found.deviation is None:
         return f"; no stripe of seed noise: {found.not_identified}"
-    return f"; stripe: {APART * found.deviation.value:.2g} bits per byte, by which equal values may differ"
+    return f"; stripe: {APART * found.deviation.value:.2g} {fits.study.unit.words}, by which equal values may differ"
 
 
 def run_reasons(fits: Fits) -> list[tuple[str, int]]:
@@ -258,21 +268,29 @@ def sizes_of(fits: Fits) -> str:
 
 
 def to_csv(figure: Figure) -> str:
-    """Everything that a figure draws, one line a point."""
+    """Everything that a figure draws, one line a point; last what its axes show, with their units."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["trace", "x", "y", "x_minus", "x_plus", "y_minus", "y_plus", "trial", "text"])
+    writer.writerow(["trace", "x", "y", "x_minus", "x_plus", "y_minus", "y_plus", "trial", "text", "x_axis", "y_axis"])
     for trace in figure["data"]:
         xs, ys = trace.get("x") or [], trace.get("y") or []
         numbers = [_named(number) for number in trace.get("customdata") or [None] * len(xs)]
         texts = trace.get("text")
         texts = texts if isinstance(texts, list) else [texts] * len(xs)
         errors = [trace.get(f"error_{way}") or {} for way in ("x", "y")]
+        axes = [_axis_title(figure, trace, way) for way in ("x", "y")]
         columns = [error.get(side) or [None] * len(xs) for error in errors for side in ("arrayminus", "array")]
         for row in zip(xs, ys, *columns, numbers, texts, strict=True):
             if row[0] is not None or row[1] is not None:
-                writer.writerow([trace.get("name", ""), *row])
+                writer.writerow([trace.get("name", ""), *row, *axes])
     return out.getvalue()
+
+
+def _axis_title(figure: Figure, trace: Figure, way: str) -> str:
+    """Of the axis that a trace is drawn on, a further one of a row of panels by the first's, which all share."""
+    place = str(trace.get(f"{way}axis", way)).removeprefix(way)
+    titles = [figure["layout"].get(f"{way}axis{tail}", {}).get("title", {}) for tail in (place, "")]
+    return next((str(title["text"]) for title in titles if title.get("text")), "")
 
 
 def _named(number: Any) -> Any:

@@ -15,6 +15,7 @@ from dashboard.figures_scaling import (
     on,
     panel,
     ramp,
+    remedy,
     run_reasons,
     short,
     upright,
@@ -27,6 +28,10 @@ from sweeper.scaling.critical_batch import CriticalBatch
 from sweeper.scaling.optimum import Optimum
 from sweeper.scaling.records import Integers
 
+BATCHES = (
+    "Search data.batch_tokens with the rate: sweeper launch --study S --trials N.",
+    "runs that state their batch (a column mapped to data.batch_tokens), four batches of one model and budget",
+)
 Group = tuple[str, float, Integers, Optimum]
 
 
@@ -35,8 +40,7 @@ def batch(fits: Fits, theme: Theme) -> Card:
     groups = fits.batch_optima
     if not groups:
         return Card(
-            empty="No two runs of one model and budget have different batches. Search data.batch_tokens with the "
-            "rate: sweeper launch --study S --trials N.",
+            empty=f"No two runs of one model and budget have different batches. {remedy(fits, *BATCHES)}",
             excluded=run_reasons(fits),
         )
     kinds = [kind for kind in ("tokens", "seconds") if any(group[0] == kind for group in groups)]
@@ -50,7 +54,7 @@ def batch(fits: Fits, theme: Theme) -> Card:
             place,
             len(kinds),
             f"batch at equal {kind} (tokens a step)",
-            "val_bpb (bits per byte)" if not place else "",
+            fits.study.unit.title if not place else "",
             x=log_axis(),
         )
     critical = fits.get(critical_batch)

@@ -13,6 +13,7 @@ from dashboard.figures_scaling import (
     bars,
     dots,
     interval,
+    known,
     line,
     log_axis,
     noise_shapes,
@@ -20,6 +21,7 @@ from dashboard.figures_scaling import (
     on,
     panel,
     ramp,
+    remedy,
     run_reasons,
     short,
     vertex,
@@ -31,7 +33,10 @@ from sweeper.scaling.budgets import BudgetOptimum
 from sweeper.scaling.power_law import PowerLaw
 from sweeper.scaling.records import Estimate
 
-RUN_SIZES = "Search model.num_layers (or model.model_dim) at a fixed budget: sweeper launch --study S --trials N."
+SIZES = (
+    "Search model.num_layers (or model.model_dim) at a fixed budget: sweeper launch --study S --trials N.",
+    "runs of other sizes (a column mapped to parameters) at equal FLOPs or seconds",
+)
 
 
 def budgets(fits: Fits, theme: Theme) -> Card:
@@ -40,7 +45,7 @@ def budgets(fits: Fits, theme: Theme) -> Card:
     runs, found = fits.trials.runs, fits.frontier
     if not len(rows) or len(distinct(runs.n_params[rows])) < 2:
         return Card(
-            empty=f"All runs have one size of model. {RUN_SIZES}",
+            empty=f"All runs have one size of model. {remedy(fits, *SIZES)}",
             excluded=run_reasons(fits),
         )
     drawn = [one for one in found.budgets if one.used >= 2 or one.size][-MOST_GROUPS:]
@@ -48,7 +53,7 @@ def budgets(fits: Fits, theme: Theme) -> Card:
     for one, color in zip(drawn, ramp(theme, len(drawn)), strict=True):
         data += _parabola(one, fits, color)
     title = f"parameters ({runs.params_convention})"
-    axes = panel(theme, 0, 1, title, "val_bpb (bits per byte)", x=log_axis())
+    axes = panel(theme, 0, 1, title, fits.study.unit.title, x=log_axis())
     vertices = [one for one in found.budgets if one.size]
     says = "No budget has its best size inside what was tried; below it says why of each."
     if vertices and vertices[-1].size:
@@ -85,7 +90,7 @@ def _parabola(one: BudgetOptimum, fits: Fits, color: str) -> list[Figure]:
             type="scatter",
             mode="lines+markers",
             line={"width": 1, "dash": "dot"},
-            text=[f"{d:.0f} layers" for d in runs.depth[own]],
+            text=[known(("{} layers", depth)) for depth in runs.depth[own]],
         )
     )
     if one.size is not None and one.curvature is not None and one.loss is not None:
@@ -99,12 +104,12 @@ def _parabola(one: BudgetOptimum, fits: Fits, color: str) -> list[Figure]:
 def frontier(fits: Fits, theme: Theme) -> Card:
     """The best size of each budget over the budget, the law through them, and the tokens a parameter that it leaves."""
     unit, found = fits.budget_rows[0], fits.frontier
-    known = [one for one in found.budgets if one.size is not None]
+    sized = [one for one in found.budgets if one.size is not None]
     missing = [f"{one.budget:.3g} {unit}: {one.not_identified}" for one in found.budgets if one.not_identified]
-    if found.law is None or not known:
+    if found.law is None or not sized:
         return Card(
             empty=f"No law of the best size: {found.not_identified}. Three budgets, four sizes each, the best of them "
-            f"inside: {RUN_SIZES}",
+            f"inside: {remedy(fits, *SIZES)}",
             excluded=run_reasons(fits),
             missing=missing,
         )
@@ -112,13 +117,13 @@ def frontier(fits: Fits, theme: Theme) -> Card:
     panels = 2 if unit == "FLOPs" else 1
     if panels == 1:
         missing.append("tokens per parameter: the budget is in seconds, in which sizes see different tokens")
-    data = _frontier_panel(law, known, lambda e, _: e, 0, theme)
+    data = _frontier_panel(law, sized, lambda e, _: e, 0, theme)
     title = f"best parameters ({fits.trials.runs.params_convention})"
     layout = panel(theme, 0, panels, f"budget ({unit})", "best parameters", x=log_axis(), y=log_axis())
     if panels == 2:
-        data += _frontier_panel(law, known, _tokens_per_param, 1, theme)
+        data += _frontier_panel(law, sized, _tokens_per_param, 1, theme)
         layout |= panel(theme, 1, 2, f"budget ({unit})", "tokens per parameter there", x=log_axis(), y=log_axis())
-    last = known[-1]
+    last = sized[-1]
     assert last.size is not None
     left = f", {interval(_tokens_per_param(last.size, last.budget), '.3g')} tokens a parameter" if panels == 2 else ""
     return Card(
@@ -134,12 +139,12 @@ def frontier(fits: Fits, theme: Theme) -> Card:
 
 
 def _frontier_panel(
-    law: PowerLaw, known: list[BudgetOptimum], of: Callable[[Estimate, float], Estimate], place: int, theme: Theme
+    law: PowerLaw, sized: list[BudgetOptimum], of: Callable[[Estimate, float], Estimate], place: int, theme: Theme
 ) -> list[Figure]:
-    at = np.array([one.budget for one in known])
+    at = np.array([one.budget for one in sized])
     x = np.geomspace(at.min() / 1.5, at.max() * AHEAD, 40)
     told = [of(law.predict({"budget": float(value)}), float(value)) for value in x]
-    best = [of(one.size, one.budget) for one in known if one.size is not None]
+    best = [of(one.size, one.budget) for one in sized if one.size is not None]
     low, high = np.array([e.low for e in told]), np.array([e.high for e in told])
     points = dots("best of a budget", at, [e.value for e in best], [], theme.complete, error_y=bars(best), **on(place))
     points.pop("customdata")

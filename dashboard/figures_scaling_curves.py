@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dashboard.figures import robust_range
-from dashboard.figures_scaling import Card, band, clean, dots, interval, log_axis, panel, run_reasons
+from dashboard.figures_scaling import Card, band, clean, dots, interval, log_axis, panel, remedy, run_reasons
 from dashboard.theme import Figure, Theme, figure
 from sweeper.observations_curves import (
     ForecastCheck,
@@ -19,6 +19,10 @@ from sweeper.observations_fits import Fits
 from sweeper.scaling.forecast import EARLIEST
 from sweeper.scaling.records import Estimate, Unidentified
 
+CURVES = (
+    "sweeper launch --study S makes them; of a command of your own, validate at least ten times in a budget.",
+    "logs or tables with a row for each of at least ten validations of a run",
+)
 MOST_COMPLETE = 24
 MOST_RUNNING = 6
 MOST_STOPPED = 200
@@ -32,8 +36,7 @@ def curves(fits: Fits, theme: Theme) -> Card:
     complete = fits.get(complete_curves)
     if not complete:
         return Card(
-            empty="No complete trial has a curve of validations on the way. sweeper launch --study S makes them; of a "
-            "command of your own, validate at least ten times in a budget.",
+            empty=f"No complete trial has a curve of validations on the way. {remedy(fits, *CURVES)}",
             excluded=run_reasons(fits),
         )
     shown = _chosen(complete)
@@ -47,7 +50,7 @@ def curves(fits: Fits, theme: Theme) -> Card:
     values = np.concatenate([one.curve.loss_m[one.curve.fraction_m >= 0.05] for one in (*shown, *running)])
     low, high = robust_range(values)
     axes = panel(
-        theme, 0, 1, "share of the budget", "val_bpb (bits per byte)", x={"range": [0, 1.03], "tickformat": ".0%"},
+        theme, 0, 1, "share of the budget", fits.study.unit.title, x={"range": [0, 1.03], "tickformat": ".0%"},
         y=log_axis() | {"range": [float(np.log10(max(low, 1e-3))), float(np.log10(high))]},
     )  # fmt: skip
     check = fits.get(forecast_check)
@@ -55,7 +58,7 @@ def curves(fits: Fits, theme: Theme) -> Card:
     missing += [f"trial {one.trial}: {why}" for one, why in _unknown(fits, running)]
     return Card(
         figure=figure(theme, data, **axes, showlegend=False),
-        says=_says(check, told, bool(running)),
+        says=_says(check, told, bool(running), fits.study.unit.words),
         used=f"{len(complete):,} complete curves; drawn: {len(shown)} of them from best to worst, "
         f"{len(running)} running, {len(stopped)} stopped ones as crosses",
         excluded=run_reasons(fits),
@@ -90,15 +93,22 @@ def _unknown(fits: Fits, running: list[TrialCurve]) -> list[tuple[TrialCurve, st
 
 
 def _says(
-    check: tuple[ForecastCheck, ...] | Unidentified, told: list[tuple[TrialCurve, float, Estimate]], live: bool
+    check: tuple[ForecastCheck, ...] | Unidentified,
+    told: list[tuple[TrialCurve, float, Estimate]],
+    live: bool,
+    words: str,
 ) -> str:
+    """
+    Args:
+        words: of the unit of scores.
+    """
     said = []
     if live:
         said += [f"Trial {one.trial}, at {at:.0%}, will end at {interval(e, '.4f')}." for one, at, e in told]
     elif told:
         one, _, e = told[0]
         said.append(
-            f"Half-way the best trial ({one.trial}) was foretold {interval(e, '.4f')} bits per byte and ended at "
+            f"Half-way the best trial ({one.trial}) was foretold {interval(e, '.4f')} {words} and ended at "
             f"{one.curve.loss_m[-1]:.4f}."
         )
     if isinstance(check, Unidentified):
@@ -107,7 +117,7 @@ def _says(
     each = "; ".join(
         f"from {one.share:.0%} the 95 % interval held {one.inside} of {one.judged} ends "
         f"({one.inside_share.low:.0%} to {one.inside_share.high:.0%}) and the middle was off by "
-        f"{interval(one.error, '.4f')} (median, bits per byte)"
+        f"{interval(one.error, '.4f')} (median, {words})"
         for one in check
     )
     return " ".join(

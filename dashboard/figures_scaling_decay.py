@@ -17,6 +17,7 @@ from dashboard.figures_scaling import (
     log_axis,
     note,
     panel,
+    remedy,
     run_reasons,
     short,
     star,
@@ -32,9 +33,10 @@ from sweeper.scaling.records import Array, Estimate
 
 POWER_LINES = 1.084, -0.527
 """tau* = 1.084 TPP^-0.527 of AdamW (Power Lines, arXiv:2505.13738)."""
-RUN_DECAYS = (
+DECAYS = (
     "Search optim.matrix_weight_decay beside optim.matrix_lr, with values above 0, at one depth and batch: "
-    "sweeper launch --study S --trials N"
+    "sweeper launch --study S --trials N.",
+    "runs that state rate and decay (a column mapped to optim.matrix_weight_decay), both varied at one size and batch",
 )
 
 
@@ -43,7 +45,7 @@ def tau(fits: Fits, theme: Theme) -> Card:
     found = fits.tau_collapse
     if found.tau is None:
         return Card(
-            empty=f"No best timescale: {found.not_identified}. {RUN_DECAYS}.",
+            empty=f"No best timescale: {found.not_identified}. {remedy(fits, *DECAYS)}",
             excluded=run_reasons(fits),
             missing=[str(found.not_identified)],
         )
@@ -106,7 +108,7 @@ def tau_law(fits: Fits, theme: Theme) -> Card:
     if not known:
         return Card(
             empty=f"No cell holds a best rate and a best decay at once: that takes {FEWEST_JOINT} runs of one model, "
-            f"batch and budget, the best of them inside what was tried of both. {RUN_DECAYS}.",
+            f"batch and budget, the best of them inside what was tried of both. {remedy(fits, *DECAYS)}",
             excluded=run_reasons(fits),
             missing=missing,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dashboard.figures_scaling import Card, band, clean, dots, interval, log_axis, run_reasons, short
+from dashboard.figures_scaling import Card, band, clean, dots, interval, log_axis, remedy, run_reasons, short
 from dashboard.theme import Figure, Theme, axis, figure
 from sweeper.observations_fits import Fits
 from sweeper.observations_target import SpeedView, Wanted, speed_view
@@ -16,6 +16,10 @@ ROWS = (
     ("weight_decay", "decay (over rate)"),
     ("n_params", "parameters"),
 )
+TIMES = (
+    "Devices are timed by trials, and by sweeper bench --study S.",
+    "runs that state their seconds, steps, depth and device",
+)
 ROW_PIXELS = 130
 GAP = 0.05
 
@@ -25,8 +29,7 @@ def speeds(fits: Fits, theme: Theme) -> Card:
     found = fits.get(speed_view)
     if isinstance(found, Unidentified):
         return Card(
-            empty=f"What other devices want is not known: {found.not_identified}. Devices are timed by trials, and by "
-            "sweeper bench --study S.",
+            empty=f"What other devices want is not known: {found.not_identified}. {remedy(fits, *TIMES)}",
             missing=[f"speed: {found.not_identified}"],
             excluded=run_reasons(fits),
         )

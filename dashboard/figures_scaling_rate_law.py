@@ -16,12 +16,13 @@ from dashboard.figures_scaling import (
     log_axis,
     on,
     panel,
+    remedy,
     run_reasons,
     short,
     star,
     upright,
 )
-from dashboard.figures_scaling_rates import RUN_RATES, cell_name
+from dashboard.figures_scaling_rates import RATES, cell_name
 from dashboard.theme import Figure, Theme, figure
 from sweeper.observations_cells import Cell
 from sweeper.observations_fits import Fits
@@ -48,7 +49,7 @@ def rate_law(fits: Fits, theme: Theme) -> Card:
     """Best rates against each size, the others held at their middle by the law itself."""
     law, found = fits.rate_law, [cell for cell in fits.cells if cell.optimum.at]
     if not isinstance(law, PowerLaw):
-        why = f"The law needs cells with a vertex: {law.not_identified}. {RUN_RATES}"
+        why = f"The law needs cells with a vertex: {law.not_identified}. {remedy(fits, *RATES)}"
         return Card(empty=why, excluded=run_reasons(fits), missing=[str(law.not_identified)])
     told = fits.get(full_run)
     star_says = _full_run_says(told) if isinstance(told, FullRun) else ""

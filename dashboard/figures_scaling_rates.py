@@ -11,12 +11,14 @@ from dashboard.figures_scaling import (
     bars,
     dots,
     interval,
+    known,
     line,
     log_axis,
     noise_shapes,
     noise_words,
     panel,
     ramp,
+    remedy,
     run_reasons,
     short,
     sizes_of,
@@ -32,22 +34,29 @@ FEW_CELLS = 4
 """Up to here the bowls stand at their own height; beyond, all of them on one bottom."""
 MOST_DRAWN = 1_000
 """Scores of one figure; beyond, the ones nearest to the best of their cell: more of them take a browser a second."""
-RUN_RATES = (
+SAME_COST = 1e-6
+"""Relative: curvatures that differ by less are one."""
+RATES = (
     "Run trials that differ in optim.matrix_lr at an equal batch, depth and budget: "
-    "sweeper launch --study S --trials N; five rates over four octaves hold an optimum."
+    "sweeper launch --study S --trials N; five rates over four octaves hold an optimum.",
+    "runs that state their rate (a column mapped to optim.matrix_lr), five of them over four octaves at an equal "
+    "batch, size and budget",
 )
+"""What holds an optimum: of trials here, of runs made elsewhere."""
 
 
 def cell_name(cell: Cell) -> str:
     """Such as `17 M parameters, batch 131 K, 629 M tokens`."""
-    return f"{short(cell.n_params)} parameters, batch {short(cell.batch_tokens)}, {short(cell.tokens)} tokens"
+    return known(("{} parameters", cell.n_params), ("batch {}", cell.batch_tokens), ("{} tokens", cell.tokens))
 
 
 def bowls(fits: Fits, theme: Theme) -> Card:
     """Score over learning rate, the fitted bowl and its vertex, of each cell."""
     cells, runs = fits.cells, fits.trials.runs
     if not cells:
-        return Card(empty=f"No two comparable runs have different rates. {RUN_RATES}", excluded=run_reasons(fits))
+        return Card(
+            empty=f"No two comparable runs have different rates. {remedy(fits, *RATES)}", excluded=run_reasons(fits)
+        )
     raised = len(cells) <= FEW_CELLS
     horizons = sorted({round(float(np.log2(cell.tokens)), 1) for cell in cells})
     colors = dict(zip(horizons, ramp(theme, len(horizons)), strict=True))
@@ -63,7 +72,7 @@ def bowls(fits: Fits, theme: Theme) -> Card:
     lost = runs.diverged
     if lost.any():
         data.append(_rug(runs.learning_rate[lost], runs.trial[lost].tolist(), high, theme))
-    title = "val_bpb (bits per byte)" if raised else "above the best of the cell (%)"
+    title = fits.study.unit.title if raised else "above the best of the cell (%)"
     drawn = figure(
         theme,
         data,
@@ -112,17 +121,22 @@ def _bowls_say(fits: Fits, found: list[Cell]) -> str:
     if not found:
         return "No cell has a best rate inside what was tried; below it says why of each."
     longest = max(found, key=lambda cell: (cell.tokens, cell.n_params))
-    costs = [50 * float(np.asarray(cell.optimum.curvature_dd)[0, 0]) for cell in found]
-    spread = f"{np.median(costs):.2g} % of the score"
-    if len(costs) > 1:
-        low, high = np.quantile(costs, (0.1, 0.9))
-        spread += f" (median of {len(costs)} cells; of eight in ten {low:.2g} to {high:.2g} %)"
-    else:
-        spread += " (one cell, so without an interval)"
     return (
         f"At the longest horizon ({cell_name(longest)}) the best rate is {interval(longest.optimum.at[0])}; "
-        f"an octave off costs about {spread}."
+        f"an octave off costs about {_octave_cost(found)}."
     )
+
+
+def _octave_cost(found: list[Cell]) -> str:
+    """Half the curvature in per cent, and how cells differ in it, which they do not where they were fitted with one."""
+    costs = [50 * float(np.asarray(cell.optimum.curvature_dd)[0, 0]) for cell in found]
+    middle = f"{np.median(costs):.2g} % of the score"
+    if len(costs) == 1:
+        return f"{middle} (one cell, so without an interval)"
+    low, high = np.quantile(costs, (0.1, 0.9))
+    if high - low < SAME_COST * high:
+        return f"{middle} (one curvature, shared by {len(costs)} cells, so without an interval)"
+    return f"{middle} (median of {len(costs)} cells; of eight in ten {low:.2g} to {high:.2g} %)"
 
 
 def _horizon(members: list[Cell], fits: Fits, color: str, raised: bool, farthest: float) -> list[Figure]:
@@ -189,10 +203,10 @@ def _rug(rates: Array, trials: list[int], edge: float, theme: Theme) -> Figure:
 
 def sensitivity(fits: Fits, theme: Theme) -> Card:
     """One number for each size of model: what a rate drawn at random from those tried costs on average."""
-    found = fits.get(sensitivities)
+    found, unit = fits.get(sensitivities), fits.study.unit.words
     if not isinstance(found, Sensitivities):
         return Card(
-            empty=f"No sensitivity: {found.not_identified}. {RUN_RATES}",
+            empty=f"No sensitivity: {found.not_identified}. {remedy(fits, *RATES)}",
             missing=[f"sensitivity: {found.not_identified}"],
             excluded=run_reasons(fits),
         )
@@ -205,20 +219,20 @@ def sensitivity(fits: Fits, theme: Theme) -> Card:
         mode="lines+markers",
         error_y=bars([one.cost for one in found.each]),
         text=[
-            f"{one.depth:.0f} layers, batch {short(one.batch_tokens)}, {short(one.tokens)} tokens: {one.runs} runs, "
-            f"{one.diverged} diverged"
+            known(("{} layers", one.depth), ("batch {}", one.batch_tokens), ("{} tokens", one.tokens))
+            + f": {one.runs} runs, {one.diverged} diverged"
             for one in found.each
         ],
     )
-    points["hovertemplate"] = "%{text}<br>%{y:.4f} bits per byte<extra></extra>"
+    points["hovertemplate"] = "%{text}<br>%{y:.4f} " + unit + "<extra></extra>"
     title = f"parameters ({fits.trials.runs.params_convention})"
-    cost = "mean cost of a rate (bits per byte)"
+    cost = f"mean cost of a rate ({unit})"
     axes = panel(theme, 0, 1, title, cost, x=log_axis(), y={"rangemode": "tozero"})
     each = "; ".join(f"{short(one.n_params)} parameters: {interval(one.cost, '.2g')}" for one in found.each)
     return Card(
         figure=figure(theme, [points], **axes),
         says=f"Between {found.low:.3g} and {found.high:.3g}, which all of them were given, a rate at random (even in "
-        f"its log) costs on average, in bits per byte, {each}. Less is easier to tune.",
+        f"its log) costs on average, in {unit}, {each}. Less is easier to tune.",
         used=f"the cell with most rates of each of {len(found.each)} sizes, {sum(s.runs for s in found.each)} runs; "
         f"a diverged run counts as {found.lost:.3f}, the worst score of all: the loss at initialisation is not known",
         excluded=run_reasons(fits),

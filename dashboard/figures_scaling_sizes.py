@@ -10,12 +10,14 @@ from dashboard.figures_scaling import (
     band,
     dots,
     interval,
+    known,
     line,
     log_axis,
     noise_shapes,
     noise_words,
     panel,
     ramp,
+    remedy,
     run_reasons,
     short,
     sizes_of,
@@ -29,6 +31,10 @@ from sweeper.scaling.records import Array, Estimate
 
 AHEAD = 8.0
 """Times the longest horizon up to which the loss law is drawn: what it may be trusted for without confirming."""
+SCORES = (
+    "Trials give them: sweeper launch --study S.",
+    "runs that state their score, parameters and tokens (or steps and batch)",
+)
 TERM_WORDS = {"n_params": "parameters", "tokens": "tokens", "steps": "steps", "batch_tokens": "batch"}
 
 
@@ -36,12 +42,12 @@ def loss(fits: Fits, theme: Theme) -> Card:
     """The best score of each cell over tokens, and the loss law drawn ahead."""
     runs, rows, law = fits.trials.runs, fits.best_rows, fits.loss_law
     if not len(rows):
-        return Card(empty="No run has a score yet: sweeper launch --study S.", excluded=run_reasons(fits))
+        return Card(empty=f"No run has a score yet. {remedy(fits, *SCORES)}", excluded=run_reasons(fits))
     told = _full_run(fits)
     data = _cells_and_law(fits, told, theme)
     if told is not None:
-        data.append(_star(told, theme))
-    axes = panel(theme, 0, 1, "tokens trained on", "val_bpb (bits per byte)", x=log_axis())
+        data.append(_star(told, fits.study.unit.words, theme))
+    axes = panel(theme, 0, 1, "tokens trained on", fits.study.unit.title, x=log_axis())
     missing = [f"law of {', '.join(t)}: {tried.not_identified}" for t, tried in fits.loss_tries if tried.not_identified]
     if law is not None and law.floor_not_identified:
         missing.append(f"floor: {law.floor_not_identified}")
@@ -80,7 +86,7 @@ def _cells_and_law(fits: Fits, told: FullRun | None, theme: Theme) -> list[Figur
                 runs.loss[own],
                 runs.trial[own].tolist(),
                 color,
-                text=[f"batch {short(b)}" for b in runs.batch_tokens[own]],
+                text=[known(("batch {}", batch)) for batch in runs.batch_tokens[own]],
             )
         )
     return data
@@ -91,10 +97,10 @@ def _full_run(fits: Fits) -> FullRun | None:
     return found if isinstance(found, FullRun) and found.plan.proposed.predicted_loss else None
 
 
-def _star(told: FullRun, theme: Theme) -> Figure:
+def _star(told: FullRun, unit: str, theme: Theme) -> Figure:
     score = told.plan.proposed.predicted_loss
     assert score is not None
-    text = f"full run of {short(told.tokens)} tokens: {interval(score, '.4f', 'bits per byte')}"
+    text = f"full run of {short(told.tokens)} tokens: {interval(score, '.4f', unit)}"
     return star("full run", told.tokens, score, text, theme, showlegend=False)
 
 
@@ -134,6 +140,6 @@ def _loss_says(fits: Fits) -> str:
     star_says = f" The full run of {short(told.tokens)} (star): {interval(aimed, '.4f')}." if told and aimed else ""
     return (
         f"Loss{basis} falls as {powers}; mean error {law.mape:.2%}. With the best cell's model and batch, "
-        f"{short(tokens)} tokens would reach {value:.4f} ({low:.4f} to {high:.4f}) bits per byte.{star_says} "
+        f"{short(tokens)} tokens would reach {value:.4f} ({low:.4f} to {high:.4f}) {fits.study.unit.words}.{star_says} "
         f"{law.misfit.detail.capitalize()}."
     )

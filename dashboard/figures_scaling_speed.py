@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from dashboard.figures_scaling import MOST_GROUPS, Card, band, dots, line, log_axis, panel, ramp
+from dashboard.figures_scaling import MOST_GROUPS, Card, band, dots, line, log_axis, panel, ramp, remedy
 from dashboard.figures_scaling_sizes import distinct
 from dashboard.theme import Figure, Theme, figure
 from sweeper.observations_fits import Fits
 from sweeper.scaling.records import Integers, Unidentified
 from sweeper.scaling.step_time import NAMES, StepTime
 
+TIMES = (
+    "A benchmark measures them: sweeper bench --study S.",
+    "runs that state their seconds, steps and depth (columns mapped to seconds, steps and model.num_layers)",
+)
 MOST_DRAWN = 100
 """Runs of one depth on one device."""
 
@@ -19,7 +23,7 @@ def throughput(fits: Fits, theme: Theme) -> Card:
     """Seconds a step over batch, by device and depth, and the law that plans convert seconds with."""
     times = fits.step_times
     if not times:
-        return Card(empty="No run says its device's speed and depth: sweeper bench --study S measures it.")
+        return Card(empty=f"No run says its device's speed and depth. {remedy(fits, *TIMES)}")
     data: list[Figure] = []
     said, missing = [], []
     for place, (device, (rows, law)) in enumerate(times.items()):

@@ -11,11 +11,13 @@ from dashboard.figures_scaling import (
     guide,
     hovered,
     interval,
+    known,
     line,
     log_axis,
     on,
     panel,
     ramp,
+    remedy,
     run_reasons,
     short,
 )
@@ -37,6 +39,11 @@ TITLES: dict[Second, str] = {
     "weight_decay": "weight decay (per step, over rate)",
     "batch_tokens": "batch (tokens a step)",
 }
+PAIRS = (
+    "Search optim.matrix_lr with optim.matrix_weight_decay (or data.batch_tokens); twelve runs of one model and "
+    "budget hold a surface: sweeper launch --study S --trials N",
+    "runs that state rate and decay (or batch), twelve of one model and budget that differ in both",
+)
 ALONG = 0.15
 """Octaves of the best rate an octave of the other value, below which the two are called independent."""
 AROUND = np.stack([np.cos(np.linspace(0, 2 * np.pi, 73)), np.sin(np.linspace(0, 2 * np.pi, 73))])
@@ -48,9 +55,8 @@ def surface(fits: Fits, theme: Theme) -> Card:
     found = fits.get(surfaces)
     if not found:
         return Card(
-            empty="No group of comparable runs varies in learning rate and in decay or batch at once. Search "
-            "optim.matrix_lr with optim.matrix_weight_decay (or data.batch_tokens); twelve runs of one model and "
-            "budget hold a surface: sweeper launch --study S --trials N",
+            empty="No group of comparable runs varies in learning rate and in decay or batch at once. "
+            + remedy(fits, *PAIRS),
             excluded=run_reasons(fits),
         )
     told = fits.get(full_run)
@@ -91,11 +97,10 @@ def _left_out(one: Surface) -> list[tuple[str, int]]:
 def _says(one: Surface, fits: Fits) -> str:
     runs = fits.trials.runs
     n_params, tokens, batch = (
-        short(float(np.median(getattr(runs, name)[one.rows]))) for name in ("n_params", "tokens", "batch_tokens")
+        float(np.median(getattr(runs, name)[one.rows])) for name in ("n_params", "tokens", "batch_tokens")
     )
-    what = f"{n_params} parameters, {tokens} tokens"
-    if one.second == "weight_decay":
-        what += f", batch {batch}"
+    alike = (("batch {}", batch),) if one.second == "weight_decay" else ()
+    what = known(("{} parameters", n_params), ("{} tokens", tokens), *alike)
     if not one.optimum.at:
         return f"Rate and {WORDS[one.second]} ({what}): no best pair inside what was tried; below it says why."
     rate, other = one.optimum.at

@@ -18,6 +18,7 @@ from dashboard.figures_scaling import (
     log_axis,
     on,
     panel,
+    remedy,
     run_reasons,
     upright,
 )
@@ -28,6 +29,16 @@ from sweeper.observations_trust import Calibration, RungTable, calibrations, run
 from sweeper.scaling.power_law import PowerLaw
 from sweeper.scaling.records import Estimate
 
+REPEATS = (
+    "Queue the best trial's values again with other seeds: search seeds.init, or sweeper enqueue.",
+    "runs of equal values that differ by their seed alone",
+)
+ENDS = (
+    "Trials that run to the end show it: sweeper launch with pruner none, or more trials.",
+    "complete runs with their validations on the way",
+)
+NO_FULL = "No full run is complete: sweeper promote --study S makes one, and its score a point here."
+NO_FULL_HERE = "These runs were made elsewhere: no forecast was made for a full run of them before it ended."
 STOPPED = ("pruned", "diverged", "stopped")
 
 
@@ -36,8 +47,8 @@ def noise(fits: Fits, theme: Theme) -> Card:
     found, runs = fits.get(seed_noise), fits.trials.runs
     if found.deviation is None:
         return Card(
-            empty=f"{str(found.not_identified).capitalize()}, so that no difference of scores can be called one. Queue "
-            "the best trial's values again with other seeds: search seeds.init, or sweeper enqueue.",
+            empty=f"{str(found.not_identified).capitalize()}, so that no difference of scores can be called one. "
+            + remedy(fits, *REPEATS),
             missing=[f"seed noise: {found.not_identified}"],
         )
     x = np.concatenate([np.full(len(rows), place) for place, rows in enumerate(found.groups)])
@@ -49,13 +60,13 @@ def noise(fits: Fits, theme: Theme) -> Card:
         band("± one standard deviation", edge, np.full(2, -sd.value), np.full(2, sd.value), theme.best),
         dots("repeats", x, y, runs.trial[rows].tolist(), theme.complete),
     ]
-    axes = panel(theme, 0, 1, "set of repeats", "score less its set's mean (bits per byte)", x={"dtick": 1})
+    axes = panel(theme, 0, 1, "set of repeats", f"score less its set's mean ({fits.study.unit.words})", x={"dtick": 1})
     stated = runs.loss_stderr[rows]
     known = f" The trainer's own error of a score is {np.nanmedian(stated):.4f}." if np.isfinite(stated).any() else ""
     return Card(
         figure=figure(theme, data, **axes),
-        says=f"Equal values score {interval(sd, '.4f', 'bits per byte')} apart (standard deviation): differences under "
-        f"{2.8 * sd.value:.4f} are no differences.{known}",
+        says=f"Equal values score {interval(sd, '.4f', fits.study.unit.words)} apart (standard deviation): differences "
+        f"under {2.8 * sd.value:.4f} are no differences.{known}",
         used=f"{found.used} runs in {len(found.groups)} sets of repeats",
         excluded=run_reasons(fits),
         method="95 %: chi-squared over the pooled degrees of freedom",
@@ -67,8 +78,7 @@ def rungs(fits: Fits, theme: Theme) -> Card:
     table = fits.get(rung_table)
     if not isinstance(table, RungTable):
         return Card(
-            empty=f"{str(table.not_identified).capitalize()}. Trials that run to the end show it: "
-            "sweeper launch with pruner none, or more trials.",
+            empty=f"{str(table.not_identified).capitalize()}. {remedy(fits, *ENDS)}",
             excluded=run_reasons(fits),
             missing=[f"rank correlation: {table.not_identified}"],
         )
@@ -137,7 +147,7 @@ def audit(fits: Fits, theme: Theme) -> Card:
     if not isinstance(table, RungTable):
         return Card(
             empty=f"{str(table.not_identified).capitalize()}: what pruning costs shows only on trials that were not "
-            "pruned. Let some run to the end.",
+            "pruned. " + remedy(fits, "Let some run to the end.", ENDS[1]),
             missing=[f"cost of pruning: {table.not_identified}"],
         )
     data: list[Figure] = []
@@ -150,7 +160,9 @@ def audit(fits: Fits, theme: Theme) -> Card:
         )
     if stopped:
         data.append(_stopped_at([run.progress for run in stopped], theme))
-    axes = panel(theme, 0, 1, "share of the budget", "bits per byte lost", x={"range": [0, 1], "tickformat": ".0%"})
+    axes = panel(
+        theme, 0, 1, "share of the budget", f"{fits.study.unit.words} lost", x={"range": [0, 1], "tickformat": ".0%"}
+    )
     axes["yaxis2"] = {
         **panel(theme, 0, 1, "", "trials stopped")["yaxis"],
         "overlaying": "y",
@@ -159,11 +171,12 @@ def audit(fits: Fits, theme: Theme) -> Card:
         "rangemode": "tozero",
     }
     at = int(np.argmin(np.abs(table.shares - (fits.study.rungs or (0.3,))[0])))
+    lost = interval(table.regret_third[at], ".4f", fits.study.unit.words)
     by_state = ", ".join(f"{sum(r.state == s for r in stopped)} {s}" for s in STOPPED)
     return Card(
         figure=figure(theme, data, **axes),
         says=f"Had the {table.used} complete trials been cut to their best third at {table.shares[at]:.0%}, the best "
-        f"left would be {interval(table.regret_third[at], '.4f', 'bits per byte')} worse. Stopped in fact: {by_state}.",
+        f"left would be {lost} worse. Stopped in fact: {by_state}.",
         used=f"{table.used} complete trials, {len(stopped)} stopped ones",
         missing=["the true share of wrongly pruned trials: a pruned trial has no end to compare with"],
         method="95 %: bootstrap over trials",
@@ -230,7 +243,7 @@ def calibration(fits: Fits, theme: Theme) -> Card:
     """The score of each full run beside what the trials alone foretell for it."""
     found = calibrations(fits)
     if not found:
-        return Card(empty="No full run is complete: sweeper promote --study S makes one, and its score a point here.")
+        return Card(empty=NO_FULL_HERE if fits.study.foreign else NO_FULL)
     known = [one for one in found if one.predicted is not None]
     missing = [f"promotion {one.promotion}: {one.reason}" for one in found if one.predicted is None]
     if not known:
@@ -250,8 +263,8 @@ def calibration(fits: Fits, theme: Theme) -> Card:
         theme,
         0,
         1,
-        "foretold val_bpb (bits per byte)",
-        "val_bpb of the full run",
+        f"foretold {fits.study.unit.title}",
+        f"{fits.study.unit.metric} of the full run",
         x={"range": [low, high]},
         y={"range": [low, high]},
     )
@@ -259,7 +272,7 @@ def calibration(fits: Fits, theme: Theme) -> Card:
     return Card(
         figure=figure(theme, data, **axes),
         says=f"{inside} of {len(known)} full runs ended inside the 95 % interval; the farthest ended "
-        f"{worst[1] - worst[0].value:+.4f} bits per byte off.",
+        f"{worst[1] - worst[0].value:+.4f} {fits.study.unit.words} off.",
         used=f"{len(known)} complete full runs, {then} with a forecast from when they were planned",
         missing=missing,
         method="95 % of a new run by the loss law: full points as stored when it was planned, open ones as of today; "

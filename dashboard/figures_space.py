@@ -35,9 +35,7 @@ def over_limit(trials: Sequence[TrialRow]) -> list[TrialRow]:
     return [t for t in trials if t.score is not None and t.infeasible][-MOST_TRIALS:]
 
 
-def parameter(
-    trials: Sequence[TrialRow], searched: Axis, theme: Theme, *, name: str, title: str = "final val_bpb"
-) -> Figure:
+def parameter(trials: Sequence[TrialRow], searched: Axis, theme: Theme, *, name: str, title: str) -> Figure:
     """Score over one searched value; trials that break a limit are crossed.
 
     Trials that were stopped early have no score: they are ticks along the upper edge, which show where the
@@ -143,7 +141,7 @@ def log_ticks(low: float, high: float) -> list[float]:
     return [value for value in values if low * 0.999 <= value <= high * 1.001]
 
 
-def parallel(trials: Sequence[TrialRow], axes: Sequence[Axis], theme: Theme, *, title: str = "final val_bpb") -> Figure:
+def parallel(trials: Sequence[TrialRow], axes: Sequence[Axis], theme: Theme, *, title: str) -> Figure:
     """Each trial a line across all searched values, the darkest (lightest, in the dark) the best.
 
     Lines of complete trials end at their score; stopped trials are faint and end before that axis, as do, in the

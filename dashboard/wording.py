@@ -8,7 +8,7 @@ from typing import Any
 
 from dashboard.figures_runs import plus_minus, tokens_text
 from sweeper.promotion_records import Phase
-from sweeper.scores import label
+from sweeper.records import StudySummary
 
 STATE_MARKS = {
     "complete": "●",
@@ -72,6 +72,11 @@ def gibibytes(size: int) -> str:
 def megabytes(size: int) -> str:
     """Bytes as MB of a million bytes, as limits of artifacts are given."""
     return f"{size / 1e6:.3f} MB"
+
+
+def judged_by(study: StudySummary) -> str:
+    """Which score ranks in a study, in the words of a heading."""
+    return study.unit.heading(study.judge)
 
 
 def limits(constraints: dict[str, int]) -> str:
@@ -145,7 +150,7 @@ SELF_EXPLAINING = ("state", "reason")
 FILTERS = {
     function.__name__: function
     for function in (
-        *(bpb, plus_minus, duration, value, percent, count, gibibytes, megabytes, limits, label),
+        *(bpb, plus_minus, duration, value, percent, count, gibibytes, megabytes, limits, judged_by),
         *(moment, clock, rate, mark, flatten, effective, detail),
     )
 }

@@ -31,7 +31,10 @@ class LossName(StrEnum):
     streamed = "streamed"
 
 
-Params = Annotated[ParamsName, typer.Option("--params", help="What counts as a parameter.")]
+Params = Annotated[
+    ParamsName | None,
+    typer.Option("--params", help="What counts as a parameter; left out: what the runs say, else non_embedding."),
+]
 Rate = Annotated[RateName, typer.Option("--rate", help="Rates as given, or as the AdamW rate of equal update size.")]
 Loss = Annotated[LossName, typer.Option("--loss", help="The judged score, or the last streamed one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
@@ -40,7 +43,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
 @app.command()
 def fit(
     study: Study,
-    params: Params = ParamsName.non_embedding,
+    params: Params = None,
     rate: Rate = RateName.as_given,
     loss: Loss = LossName.judged,
     check: Annotated[
@@ -50,13 +53,13 @@ def fit(
 ) -> None:
     """The scaling laws of a study, with intervals, and why what is missing is missing; no service is needed."""
     from sweeper.commands import fitting
-    from sweeper.observations_switches import Switches
+    from sweeper.observations_switches import Asked
 
-    switches = Switches(params=params.value, rate=rate.value, loss=loss.value)
+    asked = Asked(params=params.value if params else None, rate=rate.value, loss=loss.value)
     if check:
-        fitting.check(Settings.from_environment(), study, switches, console)
+        fitting.check(Settings.from_environment(), study, asked, console)
         return
-    fitting.fit(Settings.from_environment(), study, switches, console, as_json=as_json)
+    fitting.fit(Settings.from_environment(), study, asked, console, as_json=as_json)
 
 
 @app.command()

@@ -21,7 +21,8 @@ class Length:
     tokens: int
     """0 where the log does not say how many a step has."""
     steps: int
-    seconds: float
+    seconds: float | None
+    """None where the trial's are not known."""
     notes: list[str]
 
 
@@ -32,7 +33,8 @@ def lengthen(spec: StudySpec, run: RunRow, outcome: OutcomeRow, asked: str) -> L
         asked: `20x`, or tokens such as `3B` where a step's are known.
 
     Raises:
-        SweeperError: another form, less than a step, or tokens of which nobody knows how many a step has.
+        SweeperError: another form, less than a step, a trial of unknown steps, or tokens of which nobody knows how
+            many a step has.
     """
     try:
         factor = token_count(asked, 1_000_000) / 1_000_000 if asked.endswith("x") else _factor(asked, outcome)
@@ -40,7 +42,12 @@ def lengthen(spec: StudySpec, run: RunRow, outcome: OutcomeRow, asked: str) -> L
         raise SweeperError(str(error)) from error
     if not 0 < factor <= 1e6:
         raise SweeperError(f"{asked!r} is {factor:g} times the trial; a full run may be up to a million times as long")
-    steps, seconds = math.ceil(factor * outcome.step), factor * outcome.seconds
+    if not outcome.step:
+        raise SweeperError(
+            f"trial {run.number} does not say its steps, of which a longer run is to have more: import it with a "
+            "column of steps (--map COLUMN=steps), or with its batch (--map COLUMN=data.batch_tokens)"
+        )
+    steps, seconds = math.ceil(factor * outcome.step), factor * outcome.seconds if outcome.seconds > 0 else None
     if steps < 1:
         raise SweeperError(f"{asked!r} is less than one step; ask for more")
     # A multiple of trials that end by the clock ends by the clock; tokens are steps.

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.protocol import PromotionPlan
-from sweeper.scores import label
+from sweeper.scores import ScoreUnit, label
 from sweeper.transferred import CONFIRM, WORDS, Transfer
 
 Record = dict[str, Any]
@@ -57,8 +57,19 @@ def params(values: Record) -> str:
     return " ".join(f"{path.rpartition('.')[2]}={value(item)}" for path, item in values.items())
 
 
-def score(val_bpb: float | None) -> str:
-    return "–" if val_bpb is None else f"{val_bpb:.4f}"
+def score(val_bpb: float | None, unit: Record | None = None) -> str:
+    """Of four decimals, with its unit behind it where the name of the score does not say it; a dash when unknown.
+
+    Args:
+        unit: a ScoreUnit as JSON.
+    """
+    suffix = "" if unit is None else unit["suffix"]
+    return "–" if val_bpb is None else f"{val_bpb:.4f}{suffix}"
+
+
+def ranked_by(summary: Record) -> str:
+    """Which score ranks in a study, such as `final val_bpb`."""
+    return label(summary["judge"], summary["unit"]["metric"])
 
 
 def best_line(summary: Record) -> str:
@@ -70,7 +81,7 @@ def best_line(summary: Record) -> str:
     if best is None:
         return "no trial has finished its budget yet"
     without = f" ({out} complete trial{'s' if out != 1 else ''} over {limits} left out)" if out else ""
-    named = f"trial {best['number']} {label(summary['judge'])} {score(best['val_bpb'])}"
+    named = f"trial {best['number']} {ranked_by(summary)} {score(best['val_bpb'], summary['unit'])}"
     return f"best: {named} {params(best['params'])}{without}"
 
 
@@ -90,9 +101,9 @@ def trial_line(trial: Record, summary: Record) -> str:
     counts = summary["counts"]
     told = counts["complete"] + counts["pruned"]
     judged, streamed = trial["score"], trial["streamed_val_bpb"]
-    result = (
-        f"{label(summary['judge'])} {score(judged)}" if judged is not None else f"streamed val_bpb {score(streamed)}"
-    )
+    unit = summary["unit"]
+    which = ranked_by(summary) if judged is not None else f"streamed {unit['metric']}"
+    result = f"{which} {score(streamed if judged is None else judged, unit)}"
     result += f" but {trial['infeasible']}" if trial["infeasible"] else ""
     reason = f" ({trial['reason']})" if trial["reason"] and trial["state"] != "complete" else ""
     return (
@@ -101,11 +112,15 @@ def trial_line(trial: Record, summary: Record) -> str:
     )
 
 
-def run_line(run: Record) -> str:
-    """A run in a worker's hand in one line."""
+def run_line(run: Record, unit: Record) -> str:
+    """A run in a worker's hand in one line.
+
+    Args:
+        unit: the study's ScoreUnit as JSON.
+    """
     return (
         f"{run['name']} at {run['progress']:.0%}, step {run['step']}, "
-        f"train loss {value(run['train_loss'])}, val_bpb {score(run['val_bpb'])}"
+        f"train loss {value(run['train_loss'])}, {unit['metric']} {score(run['val_bpb'], unit)}"
     )
 
 
@@ -122,7 +137,8 @@ def study_view(summary: Record, finished: list[Record], url: str) -> RenderableT
         Text(f"dashboard: {url}  (Ctrl-C stops cleanly; the same command goes on)", style="dim"),
     )
     table = Table(box=None, pad_edge=False, show_edge=False, expand=False)
-    judged = "val_bpb" if summary["judge"] == "final" else f"{label(summary['judge'])} (running: streamed)"
+    metric = summary["unit"]["metric"]
+    judged = metric if summary["judge"] == "final" else f"{ranked_by(summary)} (running: streamed)"
     for name in ("run", "state", "progress", "train loss", judged, "values"):
         table.add_column(name, no_wrap=name != "values")
     for trial in finished[-8:]:
@@ -148,9 +164,12 @@ def study_view(summary: Record, finished: list[Record], url: str) -> RenderableT
 
 def studies_table(summaries: list[Record]) -> Table:
     """One line a study."""
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, padding=(0, 1, 0, 0))
     for name in ("study", "state", "told", "complete", "pruned", "running", "failed", "best", "by", "seconds"):
-        table.add_column(name, no_wrap=name != "by", overflow="fold" if name == "by" else "ellipsis")
+        words = name == "by"
+        table.add_column(
+            name, no_wrap=not words, overflow="fold" if words else "ellipsis", min_width=8 if words else None
+        )
     for summary in summaries:
         counts = summary["counts"]
         state = "complete" if summary["finished"] else summary["state"]
@@ -158,14 +177,17 @@ def studies_table(summaries: list[Record]) -> Table:
         best = summary["best"]
         numbers = [str(counts[name]) for name in ("complete", "pruned", "running", "failed")]
         seconds = f"{summary['gpu_seconds']:.0f}"
-        table.add_row(
-            summary["name"], state, told, *numbers, score(best and best["val_bpb"]), summary["judge"], seconds
-        )
+        judged = summary["judge"] + summary["unit"]["suffix"]
+        table.add_row(summary["name"], state, told, *numbers, score(best and best["val_bpb"]), judged, seconds)
     return table
 
 
-def promotion_line(promotion: Record) -> str:
-    """A promotion in one line."""
+def promotion_line(promotion: Record, unit: Record) -> str:
+    """A promotion in one line.
+
+    Args:
+        unit: the study's ScoreUnit as JSON.
+    """
     speed = promotion["tokens_per_second"]
     rest = max(0, promotion["planned_tokens"] - promotion["tokens"])
     left = f", {duration(rest / speed)} left" if speed and promotion["state"] == "running" else ""
@@ -174,7 +196,7 @@ def promotion_line(promotion: Record) -> str:
     return (
         f"{kind} {promotion['number']}{whose}: {promotion['state']} at "
         f"{promotion['progress']:.1%}, {count(promotion['tokens'])} of {count(promotion['planned_tokens'])} tokens, "
-        f"val_bpb {score(promotion['val_bpb'])}{left}"
+        f"{unit['metric']} {score(promotion['val_bpb'], unit)}{left}"
         + (f", but {promotion['infeasible']}" if promotion["infeasible"] else "")
     )
 
@@ -200,7 +222,7 @@ def plan_view(plan: PromotionPlan) -> RenderableType:
     """A promotion's plan: what it costs and what it runs."""
     table = Table(box=None, show_header=False, pad_edge=False)
     if plan.trial is not None:
-        scored = f"{label(plan.judge)} {score(plan.trial_val_bpb)}"
+        scored = f"{plan.unit.label(plan.judge)} {score(plan.trial_val_bpb)}{plan.unit.suffix}"
         table.add_row("trial", f"{plan.trial}: {scored} at {count(plan.trial_tokens)} tokens")
     if plan.hours is not None:
         table.add_row("hours", f"{plan.hours:g}")
@@ -216,14 +238,14 @@ def plan_view(plan: PromotionPlan) -> RenderableType:
     for path, item in plan.params.items():
         table.add_row(path, value(item))
     notes = [Text(f"• {note}") for note in plan.notes]
-    moved = [] if plan.transfer is None else [Text(), *transfer_view(plan.transfer), Text()]
+    moved = [] if plan.transfer is None else [Text(), *transfer_view(plan.transfer, plan.unit), Text()]
     whose = (
         f"{plan.name or plan.study}, by its own values" if plan.trial is None else f"{plan.study}, trial {plan.trial}"
     )
     return Panel(Group(table, *moved, *notes), title=f"promote {whose}", title_align="left")
 
 
-def transfer_view(transfer: Transfer) -> list[RenderableType]:
+def transfer_view(transfer: Transfer, unit: ScoreUnit) -> list[RenderableType]:
     """The candidates side by side, which is taken and why, and what would confirm it."""
     said: list[RenderableType] = []
     if transfer.candidates:
@@ -232,7 +254,7 @@ def transfer_view(transfer: Transfer) -> list[RenderableType]:
         for one in transfer.candidates:
             taken = one.by == transfer.chosen
             table.add_column(f"{WORDS[one.by]}{' ←' if taken else ''}", style="bold" if taken else "", overflow="fold")
-        for name, cells in transfer.rows():
+        for name, cells in transfer.rows(unit.metric):
             table.add_row(name, *cells)
         said.append(table)
     said.append(Text(transfer.why, style="bold"))

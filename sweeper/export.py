@@ -29,6 +29,7 @@ TRIAL_COLUMNS: dict[str, pa.DataType] = {
     "reason": pa.string(),
     "attempt": pa.int64(),
     "judge": pa.string(),
+    "score_unit": pa.string(),
     "score": pa.float64(),
     "score_stderr": pa.float64(),
     "infeasible": pa.string(),
@@ -49,7 +50,8 @@ TRIAL_COLUMNS: dict[str, pa.DataType] = {
     "device": pa.string(),
     "device_name": pa.string(),
 }
-"""Fields of records.TrialRow, and as `judge` which score `score` is; the searched values follow as `params.PATH`."""
+"""Fields of records.TrialRow, as `judge` which score `score` is, and as `score_unit` what it and every val_bpb count;
+the searched values follow as `params.PATH`."""
 
 CURVE_COLUMNS: dict[str, pa.DataType] = {
     "kind": pa.string(),
@@ -100,13 +102,14 @@ def export(engine: Engine, study: str, form: Format, folder: Path) -> list[Path]
         SweeperError: no such study, or the folder cannot be written.
     """
     results = Results(engine)
-    trials, judge = results.trials(study), results.study(study).judge
+    trials, summary = results.trials(study), results.study(study)
+    alike: dict[str, str] = {"judge": summary.judge, "score_unit": summary.unit.words}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if form == "archive":
             return [archive_rows.write(engine, study, folder, without=(IDENTITY, CONTENT, SOURCE))]
         paths = [folder / f"{table}.{form}" for table in ("trials", "curves", "outcomes")]
-        _write(paths[0], form, _trial_schema(trials), iter([[_trial(row, judge) for row in trials]]))
+        _write(paths[0], form, _trial_schema(trials), iter([[_trial(row, alike) for row in trials]]))
         _write(paths[1], form, pa.schema(CURVE_COLUMNS.items()), _points(engine, study))
         _write(paths[2], form, pa.schema(OUTCOME_COLUMNS.items()), _outcomes(engine, study))
     except OSError as error:
@@ -114,8 +117,12 @@ def export(engine: Engine, study: str, form: Format, folder: Path) -> list[Path]
     return paths
 
 
-def _trial(row: TrialRow, judge: str) -> dict[str, Any]:
-    values = {name: judge if name == "judge" else getattr(row, name) for name in TRIAL_COLUMNS}
+def _trial(row: TrialRow, alike: dict[str, str]) -> dict[str, Any]:
+    """
+    Args:
+        alike: columns that are the same for all.
+    """
+    values = {name: alike[name] if name in alike else getattr(row, name) for name in TRIAL_COLUMNS}
     return values | {f"params.{path}": value for path, value in row.params.items()}
 
 

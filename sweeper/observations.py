@@ -13,11 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sweeper.observations_facts import RunFacts
+from sweeper.observations_counting import convention, refusal
+from sweeper.observations_facts import Recipe, RunFacts
 from sweeper.observations_level import Row, levelled
 from sweeper.observations_rows import horizons, rows_of
-from sweeper.observations_switches import PARAMS_WORDS, RATE_WORDS, Switches
+from sweeper.observations_switches import RATE_WORDS, Switches
 from sweeper.scaling.records import Array, Observations, observations
+from sweeper.scores import BITS_PER_BYTE, ScoreUnit
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +64,18 @@ class Bridged:
         return 6 * self.runs.n_params * self.runs.tokens
 
 
-def bridge(facts: Sequence[RunFacts], switches: Switches, judge: str = "final") -> Bridged:
+def bridge(
+    facts: Sequence[RunFacts], switches: Switches, judge: str = "final", unit: ScoreUnit = BITS_PER_BYTE
+) -> Bridged:
     """The rows of these runs.
 
     Args:
         facts: of trials, or of promotions, each at its newest attempt.
         judge: which score ranks in the study; where it is not the plain one, shorter budgets of a ladder have none.
+        unit: of the scores.
     """
     rows: list[Row] = []
+    fitted: list[Recipe] = []
     excluded: list[LeftOut] = []
     optimizer = _usual_optimizer(facts)
     ends = horizons(facts)
@@ -79,9 +85,11 @@ def bridge(facts: Sequence[RunFacts], switches: Switches, judge: str = "final") 
         if reason or not made:
             excluded.append(LeftOut(run.number, reason or _no_score(run)))
         rows += made
+        fitted += [run.recipe] if made else []
     rows, unknown = _of_what_all_say(rows)
     level, moved = levelled(rows)
-    return _bridged(level, switches, (*excluded, *unknown), moved)
+    words = convention(switches.params, fitted or [run.recipe for run in facts])
+    return _bridged(level, (words, RATE_WORDS[switches.rate]), unit, (*excluded, *unknown), moved)
 
 
 def _of_what_all_say(rows: list[Row]) -> tuple[list[Row], list[LeftOut]]:
@@ -105,8 +113,8 @@ def _refusal(run: RunFacts, switches: Switches, optimizer: str) -> str:
     if run.state not in ("complete", "diverged") and all(outcome.full for outcome in run.outcomes):
         told = f": {run.reason}" if run.reason else ""
         return f"{run.state} at {run.progress:.0%} of the budget, so it has no final score{told}"
-    if recipe.counts is None:
-        return "its number of parameters is not known"
+    if uncounted := refusal(recipe, switches.params):
+        return uncounted
     if recipe.learning_rate is None:
         return ""  # which matters where other runs have one
     if recipe.optimizer != optimizer and switches.rate == "as_given":
@@ -125,7 +133,13 @@ def _no_score(run: RunFacts) -> str:
     return "complete, but without the score that was asked for"
 
 
-def _bridged(rows: Sequence[Row], switches: Switches, excluded: tuple[LeftOut, ...], moved: float) -> Bridged:
+def _bridged(
+    rows: Sequence[Row], words: tuple[str, str], unit: ScoreUnit, excluded: tuple[LeftOut, ...], moved: float
+) -> Bridged:
+    """
+    Args:
+        words: of the conventions of parameters and rate.
+    """
     names = (
         "n_params",
         "tokens",
@@ -148,9 +162,9 @@ def _bridged(rows: Sequence[Row], switches: Switches, excluded: tuple[LeftOut, .
             diverged=np.array([row["diverged"] for row in rows], dtype=np.bool_),
             trial=np.array([row["trial"] for row in rows], dtype=np.int64),
             seed=np.array([row["seed"] for row in rows], dtype=np.int64),
-            unit="bpb",
-            params_convention=PARAMS_WORDS[switches.params],
-            rate_convention=RATE_WORDS[switches.rate],
+            unit="bpb" if unit == BITS_PER_BYTE else "nats",
+            params_convention=words[0],
+            rate_convention=words[1],
         ),
         devices=tuple(row["device"] for row in rows),
         repeats=tuple(row["repeats"] for row in rows),

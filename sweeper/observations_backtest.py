@@ -108,7 +108,7 @@ def _without_last(run: RunFacts, budgets: list[float]) -> RunFacts | None:
 
 
 def _plan(fits: Fits, short: tuple[RunFacts, ...]) -> TransferPlan:
-    rows = bridge(short, fits.study.switches, fits.study.judge)
+    rows = bridge(short, fits.study.switches, fits.study.judge, fits.study.unit)
     runs = rows.runs
     if not len(runs) or runs.diverged.all():
         raise SweeperError("no trial has a score at the smaller budgets")

@@ -27,7 +27,7 @@ class StepsToLoss:
     """How many steps each batch takes to the same score, one model."""
 
     loss: float
-    """Bits per byte."""
+    """In the unit of the score."""
     batch_tokens: tuple[float, ...]
     steps: tuple[float, ...]
 

@@ -68,7 +68,7 @@ class ForecastCheck:
     inside_share: Estimate
     """With Wilson's interval."""
     error: Estimate
-    """Median absolute error, bits per byte; bootstrap over trials."""
+    """Median absolute error, in the unit of the score; bootstrap over trials."""
 
 
 def forecast_check(fits: Fits) -> tuple[ForecastCheck, ...] | Unidentified:

@@ -31,7 +31,7 @@ class Recipe:
     """What of a run's values decides its place in a law; None where they do not say."""
 
     counts: Mapping[str, float] | None
-    """Parameters by ParamsCount."""
+    """Parameters by ParamsCount, of the conventions in which they are known."""
     learning_rate: float | None
     weight_decay: float | None
     batch_tokens: float | None
@@ -45,6 +45,8 @@ class Recipe:
     seq_len: int
     repeats: str
     """Equal for runs with equal values but for their seeds."""
+    convention_known: bool = True
+    """False where the run said a number of parameters and not what it counts: `counts` then has it in every place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

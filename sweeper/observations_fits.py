@@ -26,6 +26,7 @@ from sweeper.scaling.optimum import Optimum, fit_optimum
 from sweeper.scaling.power_law import PowerLaw, law_of_optima
 from sweeper.scaling.records import Array, Excluded, Integers, Unidentified
 from sweeper.scaling.step_time import StepTime, fit_step_time
+from sweeper.scores import BITS_PER_BYTE, ScoreUnit
 
 STARTS = 16
 MOST_TAU_CELLS = 16
@@ -50,6 +51,10 @@ class StudyFacts:
     seq_len: int
     trials: tuple[RunFacts, ...]
     promotions: tuple[RunFacts, ...]
+    unit: ScoreUnit = BITS_PER_BYTE
+    """Of all scores."""
+    foreign: bool = False
+    """Whether the runs were made elsewhere: what is missing is to be imported, as sweeper's trainer cannot run more."""
     full_run: tuple[str, ...] = ("20x",)
     """Lengths of the full run's phases, as the study file writes them."""
 
@@ -84,7 +89,7 @@ class Fits:
 
     @cached_property
     def curves(self) -> Curves:
-        """Streamed val_bpb of all trials."""
+        """Streamed scores of all trials."""
         return self._read_curves()
 
     def states(self, name: str) -> bool:
@@ -191,9 +196,10 @@ class Fits:
     def budget_rows(self) -> tuple[str, Integers, Array]:
         """Unit of the budget (`seconds` or `FLOPs`), best row of each size at each budget, the budget of each."""
         runs = self.trials.runs
-        costs = self.trials.seconds if self.study.timed else self.trials.flops
+        mixed = self.study.foreign and len(set(self.trials.devices)) > 1  # seconds of two devices are no one budget
+        unit = "seconds" if self.study.timed and not mixed else "FLOPs"
+        costs = self.trials.seconds if unit == "seconds" else self.trials.flops
         rows = self.best_rows[np.isfinite(costs[self.best_rows])] if len(runs) else self.best_rows
-        unit = "seconds" if self.study.timed else "FLOPs"
         if not len(rows):
             return unit, rows, costs[rows]
         keys = np.stack([cluster(runs.n_params[rows], 0.02), cluster(costs[rows], FLOPS_TOLERANCE)], axis=1)

@@ -8,7 +8,7 @@ from typing import Any
 
 from sweeper.observations_batch import critical_batch
 from sweeper.observations_fits import Fits, reasons
-from sweeper.observations_switches import LOSS_WORDS, PARAMS_WORDS, RATE_WORDS
+from sweeper.observations_switches import LOSS_WORDS, RATE_WORDS
 from sweeper.observations_trust import seed_noise
 from sweeper.scaling.critical_batch import CriticalBatch
 from sweeper.scaling.power_law import PowerLaw
@@ -47,9 +47,10 @@ def as_json(fits: Fits) -> dict[str, Any]:
     switches = fits.study.switches
     return {
         "study": fits.study.name,
-        "parameters": PARAMS_WORDS[switches.params],
+        "parameters": fits.trials.runs.params_convention,
         "learning_rate": RATE_WORDS[switches.rate],
-        "loss": f"{LOSS_WORDS[switches.loss]} ({fits.study.judge}), bits per byte",
+        "loss": f"{LOSS_WORDS[switches.loss]} ({fits.study.judge}), {fits.study.unit.words}",
+        "score_unit": fits.study.unit.words,
         "runs": len(fits.trials.runs),
         "laws": [asdict(line) for line in lines(fits)],
         "cells": [_cell(fits, place) for place in range(len(fits.cells))],
@@ -177,19 +178,19 @@ def _batch(fits: Fits) -> Iterator[LawLine]:
 
 
 def _loss(fits: Fits) -> Iterator[LawLine]:
-    law = fits.loss_law
+    law, unit = fits.loss_law, fits.study.unit.words
     for terms, tried in fits.loss_tries:
         if tried.not_identified:
-            yield _unknown("loss", f"law of {', '.join(terms)}", "bits per byte", tried.used, 0, tried.not_identified)
+            yield _unknown("loss", f"law of {', '.join(terms)}", unit, tried.used, 0, tried.not_identified)
     if law is None:
         return
     basis = f", {law.basis}" if law.basis else ""
     for term, e in law.exponents.items():
         yield _known("loss", f"exponent of {term}{basis}", "1", e, law.used, len(law.excluded), law.interval_method)
     if law.floor is not None:
-        yield _known("loss", "floor", "bits per byte", law.floor, law.used, len(law.excluded), law.interval_method)
+        yield _known("loss", "floor", unit, law.floor, law.used, len(law.excluded), law.interval_method)
     else:
-        yield _unknown("loss", "floor", "bits per byte", law.used, 0, law.floor_not_identified)
+        yield _unknown("loss", "floor", unit, law.used, 0, law.floor_not_identified)
     if law.misfit.flagged:
         yield _unknown("loss", "form", "", law.used, 0, law.misfit.detail)
 
@@ -223,7 +224,7 @@ def _speed(fits: Fits) -> Iterator[LawLine]:
 
 def _noise(fits: Fits) -> Iterator[LawLine]:
     found = fits.get(seed_noise)
-    name, unit = "standard deviation of repeats", "bits per byte"
+    name, unit = "standard deviation of repeats", fits.study.unit.words
     if found.deviation is None:
         yield _unknown("noise", name, unit, found.used, 0, found.not_identified)
     else:

@@ -25,7 +25,7 @@ from sweeper.scaling.transfer import Candidate, candidates
 
 BEYOND_TRIED = 4
 """Batches up to this many times the largest tried are considered: where it stops helping was not measured."""
-NO_SCORE = "no predicted val_bpb"
+NO_SCORE = "no predicted score"
 """How the note begins that says why."""
 FEWEST_CELLS = 3
 """Cells with a vertex from which the law that was fitted to them is a candidate of its own."""
@@ -123,15 +123,15 @@ def _held(tokens: float | None, seconds: float | None, step_time: StepTime | Non
 
 def _of_batch(start: Start, target: Target, batch: float) -> Iterator[str]:
     """What the reader of a plan should know of its batch."""
-    if batch <= target.least_batch:
-        yield f"the batch is the smallest tried, {batch:,.0f} tokens: a smaller one may be better"
-    if target.step_time is None:
-        return
     if start.least_batch and batch < start.batch_tokens + target.batch_quantum:
         yield (
             f"the batch is not grown: {start.batch_tokens:,.0f} is the smallest tried and the best, so that the best "
             "one may be smaller still"
         )
+    elif batch <= target.least_batch:
+        yield f"the batch is the smallest tried, {batch:,.0f} tokens: a smaller one may be better"
+    if target.step_time is None:
+        return
     low, high = target.step_time.batches
     if not low <= batch <= high:
         yield f"the time of a step is extrapolated: measured were batches of {low:,.0f} to {high:,.0f}"

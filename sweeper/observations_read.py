@@ -12,12 +12,14 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, func, select
 
 from sweeper.observations import bridge
+from sweeper.observations_counting import Counting, counting
 from sweeper.observations_facts import BudgetScore, RunFacts
 from sweeper.observations_fits import Fits, StudyFacts
 from sweeper.observations_kept import Kept
 from sweeper.observations_names import number_of_confirmation
-from sweeper.observations_recipe import recipe
-from sweeper.observations_switches import Switches
+from sweeper.observations_recipe import counted, recipe
+from sweeper.observations_switches import Asked, Switches
+from sweeper.origins import Origin, origin
 from sweeper.protocol import RunKind
 from sweeper.results import Results, UnknownError
 from sweeper.summary import axes
@@ -56,10 +58,13 @@ class FitsStore:
     def fits(self, name: str, switches: Switches | None = None) -> Fits:
         """The fits of a study, each computed when it is first asked for.
 
+        Args:
+            switches: None for those of a reader who asks for nothing.
+
         Raises:
             UnknownError: there is no such study.
         """
-        switches = switches or Switches()
+        switches = switches or self.switches(name, Asked())
         with self._lock:
             with self._engine.connect() as connection:
                 study = self._study(connection, name)
@@ -69,12 +74,33 @@ class FitsStore:
                 if known is not None and known[0] == mark:
                     self._fits.move_to_end(key)
                     return known[1]
-                read = self._facts_of(connection, study, mark)
-            made = self._made(name, study.spec, read, switches)
+                read, where = self._facts_of(connection, study, mark), origin(connection, study.id)
+            made = self._made(name, study.spec, read, switches, where)
             self._fits[key] = (mark, made)
             while len(self._fits) > MOST_KEPT:
                 self._fits.popitem(last=False)
         return made
+
+    def switches(self, name: str, asked: Asked) -> Switches:
+        """What is asked for, the rest as the study's runs allow it.
+
+        Raises:
+            UnknownError: there is no such study, and the default depends on it.
+        """
+        return Switches(params=asked.params or self.counting(name).default, rate=asked.rate, loss=asked.loss)
+
+    def counting(self, name: str) -> Counting:
+        """The conventions in which the study's parameters are known.
+
+        Raises:
+            UnknownError: there is no such study.
+        """
+        with self._lock, self._engine.connect() as connection:
+            study = self._study(connection, name)
+            if counted(origin(connection, study.id).config) is not None:
+                return Counting()  # it is a study of our own configs: no need to read them all
+            read = self._facts_of(connection, study, _mark(connection, study))
+        return counting(run.recipe for run in read.trials)
 
     def benched(self, device: str, width: float | None) -> list[tuple[str, float, float, float]]:
         """(device, depth, batch, seconds a step) of every measured shape of this width on devices named so.
@@ -158,21 +184,23 @@ class FitsStore:
         everything = [found.get(run) or self._facts[run] for run in ids]
         return tuple(sorted(everything, key=lambda facts: facts.number))
 
-    def _made(self, name: str, spec: dict[str, Any], read: _Read, switches: Switches) -> Fits:
-        judge = spec.get("judge") or "final"
+    def _made(self, name: str, spec: dict[str, Any], read: _Read, switches: Switches, made: Origin) -> Fits:
+        judge, unit = spec.get("judge") or "final", made.unit
         return Fits(
-            trials=bridge((*read.trials, *read.confirmations), switches, judge),
-            promotions=bridge(read.promotions, switches, judge),
+            trials=bridge((*read.trials, *read.confirmations), switches, judge, unit),
+            promotions=bridge(read.promotions, switches, judge, unit),
             study=StudyFacts(
                 name=name,
                 switches=switches,
                 judge=judge,
-                timed=(spec.get("budget") or {}).get("seconds") is not None,
+                timed=(spec.get("budget") or {}).get("seconds") is not None and made.timed,
                 rungs=tuple((spec.get("budget") or {}).get("rungs") or ()),
                 searched=tuple(axis.path for axis in axes(spec)),
                 seq_len=max((run.recipe.seq_len for run in read.trials), default=1),
                 trials=read.trials,
                 promotions=read.promotions,
+                unit=unit,
+                foreign=made.foreign,
                 full_run=_full_run(spec),
             ),
             curves=lambda: self._results.curves(name),

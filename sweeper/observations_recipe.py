@@ -9,6 +9,8 @@ from functools import lru_cache
 from typing import Any
 
 from sweeper.observations_facts import Recipe
+from sweeper.observations_switches import PARAMS_WORDS
+from sweeper.scores import ORIGIN
 from trainer.config import ConfigError, HelixConfig, ModelConfig, TrainConfig, helix_shapes
 
 ALIASES = {
@@ -31,12 +33,15 @@ def recipe(params: Mapping[str, Any], config: Mapping[str, Any], parameters: int
     Args:
         params: the searched ones by path; they go before the config's.
         config: nested values of a TrainConfig, or of a command.
-        parameters: as the run itself said, for configs that are not ours.
+        parameters: as the run itself said, for configs that are not ours; what they count is stated in the section of
+            an imported run, or not known.
     """
     helix = _section(config, "model").get("family") == "helix"
-    counts = counted(config)
+    counts, stated = counted(config), True
     if counts is None and parameters:
-        counts = dict.fromkeys(("non_embedding", "all", "matrices"), float(parameters))
+        said = _section(config, ORIGIN).get("parameters_count")
+        stated = said in PARAMS_WORDS
+        counts = {name: float(parameters) for name in PARAMS_WORDS if name == said or not stated}
     seeds = _section(config, "seeds")
     own = {path: value for path, value in params.items() if "seed" not in path.lower()}
     seed = next((v for path, v in params.items() if "seed" in path.lower()), seeds.get("init", 0))
@@ -52,6 +57,7 @@ def recipe(params: Mapping[str, Any], config: Mapping[str, Any], parameters: int
         seed=int(seed) if isinstance(seed, (int, float)) else 0,
         seq_len=int(_section(config, "data").get("seq_len") or 1),
         repeats=json.dumps(own, sort_keys=True, default=str),
+        convention_known=stated,
     )
 
 

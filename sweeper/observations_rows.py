@@ -47,7 +47,8 @@ def _would_have_ended(run: RunFacts, peers: Array | None) -> float | None:
 
 def _speed_key(run: RunFacts) -> tuple[Any, ...]:
     recipe = run.recipe
-    return (None if recipe.counts is None else recipe.counts["all"], recipe.batch_tokens, recipe.depth, run.device_name)
+    largest = None if recipe.counts is None else max(recipe.counts.values())
+    return (largest, recipe.batch_tokens, recipe.depth, run.device_name)
 
 
 def rows_of(run: RunFacts, switches: Switches, judge: str, ends: Mapping[tuple[Any, ...], Array]) -> list[Row]:
@@ -58,8 +59,8 @@ def rows_of(run: RunFacts, switches: Switches, judge: str, ends: Mapping[tuple[A
     """
     if run.state == "diverged":
         known = _would_have_ended(run, ends.get(_speed_key(run)))
-        batch = run.recipe.batch_tokens or (run.tokens / run.step if run.step else None)
-        if not known or not batch:
+        batch = run.recipe.batch_tokens or (run.tokens / run.step if run.step else math.nan)
+        if not known:
             return []
         return [_row(run, switches, tokens=known, batch=batch)]
     rows = []
@@ -69,8 +70,9 @@ def rows_of(run: RunFacts, switches: Switches, judge: str, ends: Mapping[tuple[A
             continue
         batch = _batch(run.recipe, outcome)
         made = _row(run, switches, tokens=outcome.tokens, batch=batch, loss=loss)
-        if outcome.seconds > 0 and outcome.step > 0:
-            made |= {"seconds": outcome.seconds, "step_seconds": outcome.seconds / outcome.step}
+        if outcome.seconds > 0:
+            each = outcome.seconds / outcome.step if outcome.step > 0 else math.nan  # made elsewhere, steps unsaid
+            made |= {"seconds": outcome.seconds, "step_seconds": each}
         if stderr is not None:
             made["loss_stderr"] = stderr
         rows.append(made | {"budget": outcome.budget or run.planned})  # it is no peer of the trials at their own

@@ -17,7 +17,7 @@ DRAWS = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sensitivity:
-    """Of one architecture: mean over log rate of its score above its best, bits per byte."""
+    """Of one architecture: mean over log rate of its score above its best, in the unit of the score."""
 
     n_params: float
     depth: float

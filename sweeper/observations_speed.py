@@ -64,7 +64,9 @@ def clock(store: FitsStore, fits: Fits, hours: float, gpu: str | None) -> Clock:
         if isinstance(law, StepTime):
             return Clock(hours=hours, device=rows[0][0], step_time=law)
     devices = ", ".join(sorted(known)) or "none"
+    bench = f"measure it there with `sweeper bench --study {fits.study.name}`"
+    do = "import runs that state seconds, steps and depth" if fits.study.foreign else bench
     raise SweeperError(
-        f"how fast {wanted or 'the device'} trains is not known: trials ran on {devices}; measure it there with "
-        f"`sweeper bench --study {fits.study.name}`, or say the length with --tokens"
+        f"how fast {wanted or 'the device'} trains is not known: trials ran on {devices}; {do}, or say the length with "
+        "--tokens"
     )

@@ -130,10 +130,9 @@ def _start(fits: Fits, held: Callable[[Cell], float]) -> tuple[Start, str]:
     """The vertex of the best cell at the longest horizon that has one; else the best run."""
     runs = fits.trials.runs
     if not len(runs) or (runs.diverged | (runs.trial < 0)).all():
-        raise SweeperError(
-            f"study {fits.study.name} has no run with a score to start from; "
-            f"run `sweeper launch --study {fits.study.name}`"
-        )
+        launch = f"run `sweeper launch --study {fits.study.name}`"
+        do = "import runs that state score, parameters and tokens" if fits.study.foreign else launch
+        raise SweeperError(f"study {fits.study.name} has no run with a score to start from; {do}")
     found = _own(fits)
     if found:
         longest = max(_horizon(fits, cell) for cell in found)

@@ -25,6 +25,16 @@ LOSS_WORDS: dict[LossSource, str] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a reader wants of the switches."""
+
+    params: ParamsCount | None = None
+    """None for the one in which the study's runs are known."""
+    rate: RateConvention = "as_given"
+    loss: LossSource = "judged"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Switches:
     """Conventions of which there is no right one; every figure names those it used."""
 

@@ -33,7 +33,7 @@ class Noise:
     groups: tuple[Integers, ...]
     """Rows of each set of repeats."""
     off: tuple[Array, ...]
-    """Of each row, bits per byte: the score less its set's mean, and less what its tokens account for."""
+    """Of each row, in the unit of the score: the score less its set's mean, and less what its tokens account for."""
     deviation: Estimate | None
     used: int
     not_identified: str | None

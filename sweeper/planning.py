@@ -239,7 +239,7 @@ def _command_plan(
         params=run.params,
         tokens=length.tokens,
         steps=length.steps,
-        tokens_per_second=outcome.tokens / outcome.seconds if outcome.seconds > 0 else 0.0,
+        tokens_per_second=outcome.tokens / outcome.seconds if outcome.seconds > 0 else None,
         seconds=length.seconds,
         trial_tokens=outcome.tokens,
         trial_val_bpb=outcome.val_bpb if run.score is None else run.score,

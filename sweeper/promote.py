@@ -11,11 +11,14 @@ from sqlalchemy.exc import IntegrityError
 from sweeper.choosing import choose
 from sweeper.errors import SweeperError
 from sweeper.observations_read import FitsStore
+from sweeper.observations_recipe import recipe
 from sweeper.observations_speed import clock
+from sweeper.origins import origin
 from sweeper.planning import make_plan
 from sweeper.protocol import Done, PromoteRequest, PromotionPlan
 from sweeper.results import Results
 from sweeper.service import Conflict, Service, Unknown, find_study
+from sweeper.study_checks import leaves
 from sweeper.tables import PromotionRow, RunRow
 from sweeper.transferred import CONFIRM
 
@@ -30,15 +33,23 @@ def promote(service: Service, name: str, request: PromoteRequest, store: FitsSto
         Unknown: no such study or trial.
         Conflict: the trial has no score, or no trial has one yet; or the laws have changed since the plan agreed to.
         SweeperError: a token count of another form than `3B`, `500M`, `20x`, or an impossible one; hours of a device
-            whose speed is not known; or a law asked for that the study does not hold.
+            whose speed is not known; or a law asked for that the study does not
+            hold; or runs made elsewhere that do not state their learning rate.
     """
     check_length(request)
     with service.read() as session:
         study = find_study(session, name)
+        made = origin(session.connection(), study.id)
+    if made.foreign and recipe(dict(leaves(made.config)), {}, None).learning_rate is None:
+        raise SweeperError(
+            f"study {name} was imported from runs that do not state their learning rate, so that no run here can have "
+            "their values: import runs that do (--map COLUMN=optim.matrix_lr), or promote a trial of another study"
+        )
     fits = store or FitsStore(service.engine, Results(service.engine))
     timed = None if request.hours is None else clock(fits, fits.fits(name), request.hours, request.gpu)
     held = timed.tokens if timed else None
     plan = make_plan(service, study, request, lambda basis: choose(fits, basis, request, timed), held)
+    plan = plan.model_copy(update={"unit": made.unit})
     return plan if request.plan_only else store_runs(service, study.id, [plan])[0]
 
 

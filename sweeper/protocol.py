@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from sweeper.criteria import SuccessCriteria
+from sweeper.scores import BITS_PER_BYTE, ScoreUnit
 from sweeper.transferred import By, Confirms, Transfer
 
 API = "/api/v1"
@@ -200,6 +201,8 @@ class PromotionPlan(Wire):
     success: SuccessCriteria | None = None
     """Of a plan with phases."""
     judge: str = "final"
+    unit: ScoreUnit = BITS_PER_BYTE
+    """Of the study's scores."""
     hours: float | None = None
     """What was asked for, where it was hours."""
     confirms: Confirms | None = None

@@ -1,8 +1,9 @@
 """What the read model hands out: frozen records of plain values, and curves as flat numpy columns.
 
-Times are Unix seconds, durations seconds, scores bits per byte. A run's *score* is the one that its study judges
-by, of complete runs alone; its *final* score is the plain one of its Outcome, and the same where the study names no
-other; a *streamed* value is its latest validation on the way, and says nothing about the score of a shorter run.
+Times are Unix seconds, durations seconds, scores in the unit of their study, whatever their names say. A run's *score*
+is the one that its study judges by, of complete runs alone; its *final* score is the plain one of its Outcome, and the
+same where the study names no other; a *streamed* value is its latest validation on the way, and says nothing about the
+score of a shorter run.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sweeper.scores import Judge
+from sweeper.scores import Judge, ScoreUnit
 from sweeper.transferred import CONFIRM, Interval
 
 Metric = Literal["val_bpb", "train_loss"]
@@ -140,6 +141,10 @@ class StudySummary:
     counts: Counts
     judge: Judge
     """Which score ranks."""
+    unit: ScoreUnit
+    """Of all its scores."""
+    foreign: bool
+    """Whether its runs were made elsewhere, of configs that are not whole; see origins."""
     constraints: dict[str, int]
     """Limits by name, in bytes; those that are set."""
     infeasible: int

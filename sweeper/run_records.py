@@ -56,7 +56,7 @@ class Artifact:
     """Packed, before compression."""
     val_bpb: float
     gap: float
-    """What the round trip costs, in bits per byte."""
+    """What the round trip costs, in the unit of the score."""
     export_seconds: float
 
 

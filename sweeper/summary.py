@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, inspect, select, text
 
+from sweeper.origins import origin
 from sweeper.records import Axis, Best, Counts, Promotion, RunningRun, StudySummary
 from sweeper.tables import PromotionRow, RunRow
 from sweeper.transferred import Confirms, Transfer
@@ -32,6 +33,7 @@ def read(connection: Connection, study: Row[Any], now: float) -> StudySummary:
         .order_by(RunRow.kind, RunRow.number)
     ).all()
     full = promotions(connection, study.id)
+    made = origin(connection, study.id)
     names = {one.number: one.name for one in full}
     running = tuple(_running(row, names) for row in held)
     ended_seconds = connection.scalar(
@@ -47,6 +49,8 @@ def read(connection: Connection, study: Row[Any], now: float) -> StudySummary:
         target=target,
         counts=counts,
         judge=spec.get("judge") or "final",
+        unit=made.unit,
+        foreign=made.foreign,
         constraints={name: limit for name, limit in (spec.get("constraints") or {}).items() if limit is not None},
         infeasible=_infeasible(connection, study.id),
         best=_best(connection, study.id),

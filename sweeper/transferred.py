@@ -57,7 +57,7 @@ class Proposal(Stored):
     shaded_octaves: float
     capped: bool
     predicted: Interval | None
-    """Score that the study judges by, bits per byte, with the price of a rate off its optimum."""
+    """Score that the study judges by, in its unit, with the price of a rate off its optimum."""
     unpredicted: str = ""
     """Why there is none."""
     notes: tuple[str, ...] = ()
@@ -67,7 +67,7 @@ class LawUsed(Stored):
     """A law behind a proposal or its prediction."""
 
     quantity: str
-    """`learning rate`, `batch`, `tau` or `val_bpb`."""
+    """`learning rate`, `batch`, `tau` or `val_bpb`, which is the score whatever its unit."""
     source: Literal["prior", "fitted"]
     used: int
     """Cells, or runs, that it rests on."""
@@ -144,8 +144,12 @@ class Transfer(Stored):
         """The chosen candidate; None where the study could not be fitted."""
         return next((one for one in self.candidates if one.by == self.chosen), None)
 
-    def rows(self) -> list[tuple[str, list[str]]]:
-        """The candidates side by side: a name, and a cell for each of them."""
+    def rows(self, metric: str) -> list[tuple[str, list[str]]]:
+        """The candidates side by side: a name, and a cell for each of them.
+
+        Args:
+            metric: of the study's ScoreUnit.
+        """
         found = self.candidates
         return [
             ("matrix_lr", [f"{one.learning_rate:.4g}" for one in found]),
@@ -155,7 +159,7 @@ class Transfer(Stored):
             ("batch, tokens a step", [f"{one.batch_tokens:,}" for one in found]),
             ("beta2", [f"{one.beta2:.4g}" for one in found]),
             ("steps", [f"{one.steps:,}" for one in found]),
-            ("foretold val_bpb, 95 %", [one.predicted.words() if one.predicted else "none" for one in found]),
+            (f"foretold {metric}, 95 %", [one.predicted.words() if one.predicted else "none" for one in found]),
         ]
 
     @property

@@ -14,7 +14,6 @@ from sweeper.api_results import ForecastsDep, ResultsDep
 from sweeper.protocol import RunKind
 from sweeper.records import Curves, Metric
 from sweeper.results import Results, UnknownError
-from sweeper.scores import label
 
 router = APIRouter(include_in_schema=False)
 
@@ -28,11 +27,12 @@ def curves(results: Results, name: str, theme: Theme, metric: Metric) -> Drawn:
     if not len(found.values):
         return {}, "Curves appear when the first trial reports a point."
     best = None if study.best is None else study.best.number
-    return {"curves": figures.curves(found, theme, best=best, rungs=study.rungs)}, ""
+    return {"curves": figures.curves(found, theme, study.unit, best=best, rungs=study.rungs)}, ""
 
 
 def history(results: Results, name: str, theme: Theme, metric: Metric) -> Drawn:
-    drawn = figures.history(results.trials(name), theme, title=label(results.study(name).judge))
+    study = results.study(name)
+    drawn = figures.history(results.trials(name), theme, title=study.unit.heading(study.judge))
     return ({"history": drawn}, "") if drawn["data"] else ({}, "Scores appear when the first trial ends.")
 
 
@@ -40,7 +40,7 @@ def parameters(results: Results, name: str, theme: Theme, metric: Metric) -> Dra
     study, trials = results.study(name), results.trials(name)
     if not any(t.score is not None for t in trials):
         return {}, "Appears when the first trial is complete."
-    names, title = figures_space.short_names(study.axes), label(study.judge)
+    names, title = figures_space.short_names(study.axes), study.unit.heading(study.judge)
     drawn = {a.path: figures_space.parameter(trials, a, theme, name=names[a.path], title=title) for a in study.axes}
     return drawn, _left_out(len([t for t in trials if t.score is not None and not t.infeasible]))
 
@@ -51,7 +51,7 @@ def parallel(results: Results, name: str, theme: Theme, metric: Metric) -> Drawn
     if len(complete) < 2:
         kept = " and keep the study's limits" if study.constraints else ""
         return {}, f"Appears when two trials are complete{kept}."
-    drawn = figures_space.parallel(trials, study.axes, theme, title=label(study.judge))
+    drawn = figures_space.parallel(trials, study.axes, theme, title=study.unit.heading(study.judge))
     return {"parallel": drawn}, _left_out(len(complete))
 
 
@@ -75,7 +75,7 @@ def promotions(results: Results, name: str, theme: Theme, metric: Metric) -> Dra
         return {}, "The curve appears when the promotion reports its first validation." if records else ""
     wanted = {record.trial for record in records}
     scores = {t.number: t.score for t in results.trials(name) if t.score is not None and t.number in wanted}
-    return {"promotions": figures_runs.promotions(merged, records, scores, theme)}, ""
+    return {"promotions": figures_runs.promotions(merged, records, scores, theme, results.study(name).unit)}, ""
 
 
 STUDY_FIGURES: dict[str, Callable[[Results, str, Theme, Metric], Drawn]] = {
@@ -121,7 +121,7 @@ def run_figures(
     if not len(detail.points.step):
         return _json(({}, "The curve appears with the first point that the trainer reports."), {})
     drawn = {
-        "run": figures_runs.run(detail, THEMES[theme], best=best),
+        "run": figures_runs.run(detail, THEMES[theme], results.study(name).unit, best=best),
         "throughput": figures_runs.throughput(detail, THEMES[theme]),
     }
     if known[kinds] == "promotion":

@@ -30,8 +30,8 @@ from sweeper.api_results import FitsDep, ResultsDep
 from sweeper.observations_fits import Fits
 from sweeper.observations_switches import (
     LOSS_WORDS,
-    PARAMS_WORDS,
     RATE_WORDS,
+    Asked,
     LossSource,
     ParamsCount,
     RateConvention,
@@ -75,10 +75,17 @@ def shared_cards(request: Request, store: FitsDep) -> Cards:
 
 
 def switches(
-    params: ParamsCount = "non_embedding", rate: RateConvention = "as_given", loss: LossSource = "judged"
+    name: str,
+    store: FitsDep,
+    params: ParamsCount | None = None,
+    rate: RateConvention = "as_given",
+    loss: LossSource = "judged",
 ) -> Switches:
-    """The conventions that the address asks for."""
-    return Switches(params=params, rate=rate, loss=loss)
+    """The conventions that the address asks for, the others as the study's runs have them; 404 for an unknown study."""
+    try:
+        return store.switches(name, Asked(params=params, rate=rate, loss=loss))
+    except UnknownError as error:
+        raise HTTPException(404, str(error)) from error
 
 
 CardsDep = Annotated[Cards, Depends(shared_cards)]
@@ -86,16 +93,17 @@ SwitchesDep = Annotated[Switches, Depends(switches)]
 
 
 @router.get("/studies/{name}/scaling")
-def scaling(name: str, results: ResultsDep, cards: CardsDep, chosen: SwitchesDep) -> HTMLResponse:
+def scaling(name: str, results: ResultsDep, store: FitsDep, cards: CardsDep, chosen: SwitchesDep) -> HTMLResponse:
     """The page; figures and laws are fetched by it, and drawn from now on."""
     try:
         study = results.study(name)
     except UnknownError as error:
         raise HTTPException(404, str(error)) from error
+    counting = store.counting(name)
     choices = (
-        ("params", "Parameters count", PARAMS_WORDS, chosen.params),
-        ("rate", "Learning rate", RATE_WORDS, chosen.rate),
-        ("loss", "Score", LOSS_WORDS, chosen.loss),
+        ("params", "Parameters count", counting.choices(), chosen.params, counting.known),
+        ("rate", "Learning rate", RATE_WORDS, chosen.rate, frozenset(RATE_WORDS)),
+        ("loss", "Score", LOSS_WORDS, chosen.loss, frozenset(LOSS_WORDS)),
     )
     titles = {key: title for key, (title, _) in PLOTS.items()}
     shown = page("scaling.html", study=study, plots=titles, choices=choices)
@@ -161,7 +169,7 @@ def scaling_csv(name: str, key: str, cards: CardsDep, chosen: SwitchesDep) -> Re
     except UnknownError as error:
         raise HTTPException(404, str(error)) from error
     if card.figure is None:
-        raise HTTPException(404, f"nothing is drawn: {card.empty}")
+        raise HTTPException(404, f"nothing is drawn: {card.empty}".replace("--study S", f"--study {name}"))
     shown = {"Content-Disposition": f'attachment; filename="{key}.csv"'}
     return Response(to_csv(card.figure), media_type="text/csv", headers=shown)
 

@@ -14,7 +14,7 @@ from dashboard.figures_scaling import Card
 from dashboard.theme import THEMES, Theme, ThemeName
 from sweeper.observations_fits import Fits
 from sweeper.observations_read import FitsStore, Mark
-from sweeper.observations_switches import Switches
+from sweeper.observations_switches import Asked, Switches
 
 MOST_KEPT = 200
 """Cards: some ten pages under one set of switches and one theme."""
@@ -105,12 +105,12 @@ class Cards:
 
     def prepare_first(self, name: str) -> None:
         """Draw the cards in view of a study of which none was drawn ever: its reader may go on to them."""
-        keys = list(self._plots)[:IN_VIEW]
-        if self._known(_place(name, keys[0], Switches(), "light")) is not None:
+        keys, chosen = list(self._plots)[:IN_VIEW], self._store.switches(name, Asked())
+        if self._known(_place(name, keys[0], chosen, "light")) is not None:
             return
         for key in keys:
             if not live.closing.wait(LATER_SECONDS if key == keys[0] else PAUSE_SECONDS):
-                self.body(name, key, Switches(), "light")
+                self.body(name, key, chosen, "light")
 
     def _known(self, place: Place) -> tuple[Mark, bytes] | None:
         with self._lock:

@@ -14,7 +14,6 @@ from sweeper.commands.launching import ACTIVE, workers
 from sweeper.commands.promoting import watch
 from sweeper.display import Record
 from sweeper.protocol import ConfirmationPlan, PromoteRequest, PromotionPlan
-from sweeper.scores import label
 from sweeper.settings import Settings
 from sweeper.transferred import CONFIRM, MORE_TRIALS, WORDS, By
 
@@ -86,10 +85,11 @@ def confirm(order: Order, settings: Settings, console: Console) -> int:
 
 def _agree(order: Order, device_name: str, client: Client, console: Console) -> list[int]:
     """Numbers of the runs to watch, unfinished or new; none where none is needed, or they are declined."""
-    unfinished = [p for p in client.study(order.study)["promotions"] if p["by"] == CONFIRM and p["state"] in ACTIVE]
+    summary = client.study(order.study)
+    unfinished = [p for p in summary["promotions"] if p["by"] == CONFIRM and p["state"] in ACTIVE]
     if unfinished:
         for promotion in unfinished:
-            display.say(console, f"resuming {display.promotion_line(promotion)}")
+            display.say(console, f"resuming {display.promotion_line(promotion, summary['unit'])}")
         return [int(promotion["number"]) for promotion in unfinished]
     request = _request(order, device_name)
     plan = client.confirm(order.study, request)
@@ -157,11 +157,13 @@ def _hours(seconds: float) -> str:
 
 
 def _conclude(order: Order, ended: list[Record], client: Client, console: Console) -> int:
-    judge = label(client.study(order.study)["judge"])
+    summary = client.study(order.study)
+    judged, unit = display.ranked_by(summary), summary["unit"]["suffix"]
     for run in ended:
         name = f"confirmation run {run['number']}"
         if run["state"] == "complete":
-            display.say(console, f"{name}: {judge} {run['val_bpb']:.6f} after {display.count(run['tokens'])} tokens")
+            tokens = display.count(run["tokens"])
+            display.say(console, f"{name}: {judged} {run['val_bpb']:.6f}{unit} after {tokens} tokens")
         else:
             reason = f": {run['reason']}" if run["reason"] else ""
             display.say(console, f"{name} is {run['state']}{reason}", "yellow")

@@ -21,13 +21,14 @@ from sweeper.observations_plan import TransferPlan
 from sweeper.observations_plan import plan as make_plan
 from sweeper.observations_read import FitsStore
 from sweeper.observations_speed import clock
-from sweeper.observations_switches import LOSS_WORDS, PARAMS_WORDS, RATE_WORDS, Switches
+from sweeper.observations_switches import LOSS_WORDS, RATE_WORDS, Asked
 from sweeper.observations_trust import calibrations
 from sweeper.plan_file import token_count
 from sweeper.results import Results
 from sweeper.scaling.grouping import HORIZON_TOLERANCE
 from sweeper.scaling.records import Estimate
 from sweeper.scaling.transfer import Candidate
+from sweeper.scores import ScoreUnit
 from sweeper.settings import Settings
 from sweeper.transferred import MORE_TRIALS
 
@@ -45,14 +46,15 @@ class Order:
     """Whose values the copy has; None takes the best one's, as `promote` does."""
 
 
-def check(settings: Settings, study: str, switches: Switches, console: Console) -> None:
+def check(settings: Settings, study: str, asked: Asked, console: Console) -> None:
     """Print what the laws of a study's smaller budgets would have been worth at its longest.
 
     Raises:
         SweeperError: no database, or no such study.
     """
     with database(settings) as engine:
-        found = backtest(FitsStore(engine, Results(engine)).fits(study, switches))
+        store = FitsStore(engine, Results(engine))
+        found = backtest(store.fits(study, store.switches(study, asked)))
     if isinstance(found, str):
         display.say(console, f"{study}: its laws cannot be held against a longer budget: {found}")
         return
@@ -73,14 +75,15 @@ def check(settings: Settings, study: str, switches: Switches, console: Console) 
     display.say(console, _aligned(lines))
 
 
-def fit(settings: Settings, study: str, switches: Switches, console: Console, *, as_json: bool) -> None:
+def fit(settings: Settings, study: str, asked: Asked, console: Console, *, as_json: bool) -> None:
     """Print the laws of a study.
 
     Raises:
         SweeperError: no database, or no such study.
     """
     with database(settings) as engine:
-        fits = FitsStore(engine, Results(engine)).fits(study, switches)
+        store = FitsStore(engine, Results(engine))
+        fits = store.fits(study, store.switches(study, asked))
         if as_json:
             display.say(console, _dump(observations_laws.as_json(fits)))
             return
@@ -96,8 +99,8 @@ def fit(settings: Settings, study: str, switches: Switches, console: Console, *,
         display.say(console, f"left out: {count:,} {reason}")
     display.say(
         console,
-        f"parameters: {PARAMS_WORDS[switches.params]}; rate: {RATE_WORDS[switches.rate]}; "
-        f"loss: {LOSS_WORDS[switches.loss]}, bits per byte",
+        f"parameters: {fits.trials.runs.params_convention}; rate: {RATE_WORDS[fits.study.switches.rate]}; "
+        f"loss: {LOSS_WORDS[fits.study.switches.loss]}, {fits.study.unit.words}",
     )
     display.say(console, _laws_table([row for row in rows if row.value is not None]))
     display.say(console, "not identified:" if any(row.value is None for row in rows) else "everything is identified")
@@ -147,10 +150,10 @@ def plan(settings: Settings, order: Order, console: Console) -> None:
         earlier = list(calibrations(fits))
     device = timed.device if timed else ""
     if order.as_json:
-        told = plan_json(made, order.study, device) | {"trial": trial, "earlier": [asdict(one) for one in earlier]}
-        display.say(console, _dump(told))
+        told = plan_json(made, order.study, device, fits.study.unit)
+        display.say(console, _dump(told | {"trial": trial, "earlier": [asdict(one) for one in earlier]}))
         return
-    _show(made, order, device, console)
+    _show(made, order, device, fits.study.unit, console)
     for one in earlier:
         display.say(console, f"earlier: {one.words}")
 
@@ -166,11 +169,12 @@ def _tokens(text: str, fits: Fits) -> float:
     return float(tokens)
 
 
-def plan_json(made: TransferPlan, study: str, device: str) -> dict[str, Any]:
+def plan_json(made: TransferPlan, study: str, device: str, unit: ScoreUnit) -> dict[str, Any]:
     """The plan for scripts."""
     return {
         "study": study,
         "device": device or None,
+        "score_unit": unit.words,
         "target_tokens": made.target.tokens,
         "target_seconds": made.target.seconds,
         "start": asdict(made.start) | {"from": made.started_from},
@@ -195,7 +199,7 @@ def _strict(value: Any) -> Any:
     return value if not isinstance(value, float) or np.isfinite(value) else None
 
 
-def _show(made: TransferPlan, order: Order, device: str, console: Console) -> None:
+def _show(made: TransferPlan, order: Order, device: str, unit: ScoreUnit, console: Console) -> None:
     hours = (made.target.seconds or 0) / 3600
     budget = f"{made.target.tokens:,.0f} tokens" if made.target.tokens else f"{hours:g} hours"
     where = f" on {device}" if device else ""
@@ -206,7 +210,7 @@ def _show(made: TransferPlan, order: Order, device: str, console: Console) -> No
         console,
         f"from {made.started_from}: rate {start.learning_rate:.4g}, decay {decay}, batch {start.batch_tokens:,.0f}",
     )
-    display.say(console, _candidates_table(made.candidates))
+    display.say(console, _candidates_table(made.candidates, unit.name))
     for one in made.candidates:
         for text in one.notes:
             display.say(console, f"{one.name}: {text}")
@@ -237,7 +241,11 @@ def _confirming(order: Order) -> str:
     return shlex.join(["sweeper", "confirm", "--study", order.study, *words])
 
 
-def _candidates_table(found: tuple[Candidate, ...]) -> str:
+def _candidates_table(found: tuple[Candidate, ...], predicted: str) -> str:
+    """
+    Args:
+        predicted: ScoreUnit.name of the score.
+    """
     values = [one.values for one in found]
     own = values[0]
     losses = [_interval(one.predicted_loss, ".4f") if one.predicted_loss else "no loss law" for one in found]
@@ -255,7 +263,7 @@ def _candidates_table(found: tuple[Candidate, ...]) -> str:
             ("steps", *(f"{v.steps:,.0f}" for v in values)),
             ("tokens", *(f"{v.tokens:,.0f}" for v in values)),
             ("1 - beta2, × the trial's", *(f"{v.batch_tokens / own.batch_tokens:.3g}" for v in values)),
-            ("predicted val_bpb, 95 %", *losses),
+            (f"predicted {predicted}, 95 %", *losses),
         ]
     )
 

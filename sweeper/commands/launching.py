@@ -193,7 +193,7 @@ class Watch:
         for trial in news:
             self._say(display.trial_line(trial, summary))
         if not news and time.monotonic() - self._spoke_at > LINE_SECONDS:
-            running = "; ".join(display.run_line(run) for run in summary["running"])
+            running = "; ".join(display.run_line(run, summary["unit"]) for run in summary["running"])
             self._say(running or f"{summary['state']}: nothing runs at the moment")
 
     def _say(self, line: str, style: str = "") -> None:

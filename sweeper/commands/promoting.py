@@ -19,7 +19,6 @@ from sweeper.commands.launching import ACTIVE, LINE_SECONDS, LOOK_SECONDS, worke
 from sweeper.display import Record
 from sweeper.errors import SweeperError
 from sweeper.protocol import PromoteRequest, PromotionPlan
-from sweeper.scores import label
 from sweeper.settings import Settings
 from sweeper.study import Profile, StudySpec, load_with_plan
 from sweeper.transferred import CONFIRM, By, Interval
@@ -135,9 +134,10 @@ def _agree(order: Order, device_name: str, client: Client, console: Console) -> 
         plan_only=True,
     )
     plan = client.promote(order.study, request)
-    unfinished = _unfinished(plan, order.by, client.study(order.study))
+    summary = client.study(order.study)
+    unfinished = _unfinished(plan, order.by, summary)
     if unfinished is not None:
-        display.say(console, f"resuming {display.promotion_line(unfinished)}")
+        display.say(console, f"resuming {display.promotion_line(unfinished, summary['unit'])}")
         return int(unfinished["number"])
     console.print(display.plan_view(plan))
     if not order.yes:
@@ -184,7 +184,7 @@ def watch(
                 time.sleep(LOOK_SECONDS)
                 continue
             mine = [promotion for promotion in summary["promotions"] if promotion["number"] in numbers]
-            lines = [display.promotion_line(promotion) for promotion in mine]
+            lines = [display.promotion_line(promotion, summary["unit"]) for promotion in mine]
             if live:
                 live.update(Text("\n".join(lines)), refresh=True)
             elif time.monotonic() - spoke_at > LINE_SECONDS:
@@ -203,8 +203,9 @@ def _conclude(order: Order, promotion: Record, client: Client, console: Console)
         reason = f": {promotion['reason']}" if promotion["reason"] else ""
         display.say(console, f"{name} is {promotion['state']}{reason}", "red")
         return 1
-    judge = client.study(order.study)["judge"]
-    told = f"{label(judge)} {promotion['val_bpb']:.6f} after {display.count(promotion['tokens'])} tokens"
+    summary = client.study(order.study)
+    judged = f"{display.ranked_by(summary)} {promotion['val_bpb']:.6f}{summary['unit']['suffix']}"
+    told = f"{judged} after {display.count(promotion['tokens'])} tokens"
     if promotion["trial"] is not None:
         trial = client.get(f"/studies/{order.study}/trials/{promotion['trial']}")["row"]
         score, tokens = display.score(trial["score"]), display.count(trial["tokens"])

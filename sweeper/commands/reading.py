@@ -59,13 +59,13 @@ def status(settings: Settings, study: str | None, console: Console) -> None:
         tables = {number: results.standing(results.run(study, "promotion", number)).success for number in started}
         forecasts = FullForecasts(engine, results)
         foretold = {number: forecasts.of(study, number) for number in started}
-    state = "complete" if summary["finished"] else summary["state"]
+    state, unit = "complete" if summary["finished"] else summary["state"], summary["unit"]
     lines = [f"{study}: {state} ({summary['profile']} profile)", display.counts_line(summary)]
     lines += [display.best_line(summary)]
-    lines += [display.run_line(run) for run in summary["running"]]
+    lines += [display.run_line(run, unit) for run in summary["running"]]
     display.say(console, "\n".join(lines))
     for promotion in summary["promotions"]:
-        display.say(console, display.promotion_line(promotion))
+        display.say(console, display.promotion_line(promotion, unit))
         told = foretold.get(promotion["number"])
         if told is not None:
             display.say(console, f"  {told.words}", "bold red" if told.alarm else "")

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from sweeper.scores import BITS_PER_BYTE, NATS_PER_TOKEN
 from sweeper.space import Value
 from sweeper.wire import tidy
 from trainer.events import End, Eval, Event, Export, Outcome, Score, Start, Step, to_dict
@@ -22,7 +23,7 @@ THERE = "there already"
 GROWN = "its log has grown since"
 """Detail of what is there already, and stays as it was."""
 COPY = "a copy of another one"
-BITS, NATS = "bits per byte", "nats per token"
+BITS, NATS = BITS_PER_BYTE.words, NATS_PER_TOKEN.words
 """Units of scores; a study has one."""
 RATES = ("matrix_lr", "learning_rate", "lr")
 """Last parts of paths that hold the rate which laws are fitted of; others, such as head_lr of tied heads, may be 0."""

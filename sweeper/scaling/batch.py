@@ -19,10 +19,10 @@ WIDEST = 6.0
 def choose_batch(start: Start, target: Target, law: PowerLaw, loss: LossLaw | None = None) -> float:
     """Tokens a step at the target, a whole multiple of the target's quantum inside its limits.
 
-    The multiple closest to B0 (D1 / D0)^exponent; in seconds, of a start whose batch may be too large already, no more
-    than its own.  There, where S = T / t_step(B), a loss law of (steps, batch) has the last word if it is sure and the
-    runs were enough to test its form: few short budgets tell the two exponents apart badly, and what they say of a far
-    one is then noise.
+    The multiple closest to B0 (D1 / D0)^exponent; of a start whose batch may be too large already, no more than its
+    own.  In seconds, where S = T / t_step(B), a loss law of (steps, batch) has the last word if it is sure and the runs
+    were enough to test its form: few short budgets tell the two exponents apart badly, and what they say of a far one
+    is then noise.
 
     Raises:
         ValueError: no multiple of the quantum lies inside the limits.
@@ -52,7 +52,7 @@ def _wanted(start: Start, target: Target, law: PowerLaw, batch: float) -> float:
     here = sizes(start.n_params, start.tokens, start.batch_tokens)
     there = sizes(target.n_params, target.tokens_at(batch), batch)
     moved = law.shift(here, there)[0]
-    wanted = start.batch_tokens * 2.0 ** (min(moved, 0.0) if start.least_batch and target.seconds else moved)
+    wanted = start.batch_tokens * 2.0 ** (min(moved, 0.0) if start.least_batch else moved)
     return float(np.log2(np.clip(wanted, target.least_batch, target.largest_batch)))
 
 

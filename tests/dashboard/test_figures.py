@@ -15,6 +15,7 @@ from dashboard.theme import DARK, LIGHT, Figure
 from sweeper.records import Axis, Curves, Importances, Promotion, TrialRow
 from sweeper.results import Results
 from sweeper.run_records import RunDetail, RunPoints
+from sweeper.scores import BITS_PER_BYTE
 from tests.dashboard.planned import planned
 from tests.dashboard.synthetic import Writer, new_engine
 
@@ -22,6 +23,7 @@ LR = Axis(path="optim.matrix_lr", scale="log", low=0.001, high=0.1)
 DEPTH = Axis(path="model.num_layers", scale="linear", low=2, high=6, integer=True)
 BATCH = Axis(path="data.batch_tokens", scale="choice", choices=(4096, 8192))
 AXES = (LR, DEPTH, BATCH)
+TITLE = "final val_bpb"
 
 
 def trial(number: int, state: str = "complete", score: float | None = 2.0, **changes: Any) -> TrialRow:
@@ -92,18 +94,20 @@ def test_every_figure_is_valid_plotly(theme):
     trials = [trial(n, score=2 + n / 10) for n in range(10)] + [trial(10, "pruned"), trial(11, "diverged")]
     shares = Importances(shares={"optim.matrix_lr": 0.7, "model.num_layers": 0.3}, trials=12, note="")
     for figure in (
-        figures.curves(curves_of((0, "complete", [3, 2]), (1, "running", [3])), theme, best=0, rungs=(0.3,)),
-        figures.history(trials, theme),
-        figures_space.parallel(trials, AXES, theme),
+        figures.curves(
+            curves_of((0, "complete", [3, 2]), (1, "running", [3])), theme, BITS_PER_BYTE, best=0, rungs=(0.3,)
+        ),
+        figures.history(trials, theme, title=TITLE),
+        figures_space.parallel(trials, AXES, theme, title=TITLE),
         figures_space.importances(shares, theme, {}),
-        *(figures_space.parameter(trials, axis, theme, name=axis.path) for axis in AXES),
+        *(figures_space.parameter(trials, axis, theme, name=axis.path, title=TITLE) for axis in AXES),
     ):
         assert_valid(figure)
 
 
 def test_curves_draw_a_group_as_one_line_with_gaps():
     runs = [(n, "pruned", [4.0, 3.0]) for n in range(50)] + [(50, "complete", [4.0, 2.0])]
-    figure = figures.curves(curves_of(*runs), LIGHT, best=50)
+    figure = figures.curves(curves_of(*runs), LIGHT, BITS_PER_BYTE, best=50)
     assert len(figure["data"]) == 2
     pruned = named(figure, "stopped early (50)")
     assert pruned["x"].count(None) == 49
@@ -113,13 +117,15 @@ def test_curves_draw_a_group_as_one_line_with_gaps():
 
 
 def test_failed_runs_are_not_drawn_as_results():
-    figure = figures.curves(curves_of((0, "failed", [4.0, 3.0]), (1, "complete", [4.0, 2.0])), LIGHT, best=None)
+    figure = figures.curves(
+        curves_of((0, "failed", [4.0, 3.0]), (1, "complete", [4.0, 2.0])), LIGHT, BITS_PER_BYTE, best=None
+    )
     assert [trace["name"] for trace in figure["data"]] == ["complete (1)"]
 
 
 def test_curves_of_a_large_study_are_thinned_and_keep_their_ends():
     runs = [(n, "complete", list(np.linspace(4, 2, 100))) for n in range(1000)]
-    (trace,) = figures.curves(curves_of(*runs), LIGHT)["data"]
+    (trace,) = figures.curves(curves_of(*runs), LIGHT, BITS_PER_BYTE)["data"]
     assert len(trace["y"]) <= figures.MOST_POINTS + 1000
     assert trace["y"][0] == 4.0
     assert trace["y"][-1] == 2.0
@@ -127,7 +133,7 @@ def test_curves_of_a_large_study_are_thinned_and_keep_their_ends():
 
 def test_history_shows_the_best_so_far_and_stopped_trials_in_another_panel():
     trials = [trial(0, score=2.2), trial(1, "pruned"), trial(2, score=2.4), trial(3, score=2.1)]
-    figure = figures.history(trials, LIGHT)
+    figure = figures.history(trials, LIGHT, title=TITLE)
     assert named(figure, "best so far")["y"] == [2.2, 2.2, 2.1]
     assert named(figure, "complete")["x"] == [0, 2, 3]
     stopped = named(figure, "stopped")
@@ -140,12 +146,14 @@ def test_history_shows_the_best_so_far_and_stopped_trials_in_another_panel():
 
 def test_a_log_axis_is_drawn_log_and_a_choice_as_categories():
     trials = [trial(0), trial(1, score=2.1)]
-    log = figures_space.parameter(trials, LR, LIGHT, name="lr")["layout"]["xaxis"]
+    log = figures_space.parameter(trials, LR, LIGHT, name="lr", title=TITLE)["layout"]["xaxis"]
     assert log["type"] == "log"
     assert log["range"] == pytest.approx([-3.08, -0.92])
     assert log["ticktext"] == ["0.001", "0.002", "0.005", "0.01", "0.02", "0.05", "0.1"]
-    assert figures_space.parameter(trials, DEPTH, LIGHT, name="depth")["layout"]["xaxis"]["type"] == "linear"
-    choice = figures_space.parameter(trials, BATCH, LIGHT, name="batch")["layout"]["xaxis"]
+    assert (
+        figures_space.parameter(trials, DEPTH, LIGHT, name="depth", title=TITLE)["layout"]["xaxis"]["type"] == "linear"
+    )
+    choice = figures_space.parameter(trials, BATCH, LIGHT, name="batch", title=TITLE)["layout"]["xaxis"]
     assert choice["type"] == "category"
     assert choice["categoryarray"] == ["4096", "8192"]
 
@@ -155,7 +163,7 @@ def test_wide_log_axes_have_decades_only():
 
 
 def test_a_stopped_trial_has_no_height_among_scores():
-    figure = figures_space.parameter([trial(0, score=2.0), trial(1, "pruned")], LR, LIGHT, name="lr")
+    figure = figures_space.parameter([trial(0, score=2.0), trial(1, "pruned")], LR, LIGHT, name="lr", title=TITLE)
     scores, edge = figure["data"]
     assert scores["y"] == [2.0]
     assert edge["y"] == [figure["layout"]["yaxis"]["range"][1]]
@@ -179,12 +187,14 @@ def test_trials_over_a_limit_are_drawn_apart_and_are_no_best():
     assert named(parallel, "best")["customdata"][0] == 2
     assert max(x for x in named(parallel, "over a limit")["x"]) == len(AXES) - 1
     assert parallel["layout"]["xaxis"]["ticktext"][-1] == title
-    for figure in (history, parameter, parallel, figures.history(trials[1:2], LIGHT)):
+    for figure in (history, parameter, parallel, figures.history(trials[1:2], LIGHT, title=TITLE)):
         assert_valid(figure)
 
 
 def test_parallel_lines_end_at_the_score_only_for_complete_trials():
-    figure = figures_space.parallel([trial(0, score=2.0), trial(1, score=2.2), trial(2, "pruned")], AXES, LIGHT)
+    figure = figures_space.parallel(
+        [trial(0, score=2.0), trial(1, score=2.2), trial(2, "pruned")], AXES, LIGHT, title=TITLE
+    )
     assert max(x for x in named(figure, "stopped")["x"] if x is not None) == len(AXES) - 1
     assert named(figure, "best")["x"][-1] == len(AXES)
     assert named(figure, "best")["y"] == [0.5, 0.5, 1.0, pytest.approx(0.95, abs=0.05)]
@@ -214,7 +224,10 @@ def test_one_outlier_does_not_flatten_the_axis_and_is_told():
     assert 1.9 < low < 2.0
     assert high < 3
     trials = [trial(n, score=float(value)) for n, value in enumerate(values)]
-    assert any("1 points lie above" in note["text"] for note in figures.history(trials, LIGHT)["layout"]["annotations"])
+    assert any(
+        "1 points lie above" in note["text"]
+        for note in figures.history(trials, LIGHT, title=TITLE)["layout"]["annotations"]
+    )
 
 
 def test_a_range_without_outliers_shows_everything():
@@ -228,7 +241,7 @@ def test_promotions_are_drawn_over_tokens_beside_the_trials_score():
         number=0, trial=4, state="running", attempt=1, progress=0.5, val_bpb=2.1, tokens=5_000, planned_tokens=10_000,
         seconds=1.0, tokens_per_second=1.0, reason="", infeasible="", created_at=0.0, ended_at=None,
     )  # fmt: skip
-    figure = figures_runs.promotions({0: points([1, 5], [3.0, 2.1])}, [record], {4: 2.0}, LIGHT)
+    figure = figures_runs.promotions({0: points([1, 5], [3.0, 2.1])}, [record], {4: 2.0}, LIGHT, BITS_PER_BYTE)
     assert_valid(figure)
     assert named(figure, "promotion 0")["x"] == [1000, 5000]
     assert named(figure, "score of trial 4")["y"] == [2.0, 2.0]

@@ -12,6 +12,7 @@ from sweeper import display
 from sweeper.commands import launching, promoting, reading
 from sweeper.protocol import PromotionPlan
 from sweeper.records import Best, Counts, RunningRun, StudySummary
+from sweeper.scores import BITS_PER_BYTE, NATS_PER_TOKEN
 from sweeper.settings import Settings
 from sweeper.storage import migrate, open_engine
 from sweeper.success import Row, Success
@@ -36,7 +37,7 @@ def summary():
     study = StudySummary(
         name="toy", description="", state="running", finished=False, profile="cpu", target=16,
         counts=Counts(complete=4, pruned=2, running=1, failed=1, waiting=9),
-        judge="final", constraints={}, infeasible=0,
+        judge="final", unit=BITS_PER_BYTE, foreign=False, constraints={}, infeasible=0,
         best=Best(number=3, val_bpb=1.23456, params={"optim.matrix_lr": 0.012345, "model.num_layers": 4}),
         gpu_seconds=125.0, eta_seconds=3725.0, running=(run,), promotions=(), axes=(), budget={}, rungs=(),
         created_at=0.0, tokens_per_second=300.0,
@@ -51,6 +52,30 @@ def test_the_live_view_shows_counts_best_and_what_runs(summary):
     assert "http://here/studies/toy" in text
     (line,) = [line for line in text.splitlines() if "trial 7" in line]
     assert "running" in line and "41%" in line and "–" in line
+
+
+def test_scores_in_nats_are_called_so_in_every_line(summary):
+    summary |= {"unit": dataclasses.asdict(NATS_PER_TOKEN)}
+    assert "final val_loss 1.2346 nats per token matrix_lr" in display.best_line(summary)
+    running = display.run_line(summary["running"][0] | {"val_bpb": 3.1, "train_loss": 3.2}, summary["unit"])
+    assert running.endswith("val_loss 3.1000 nats per token")
+    told = {"score": 3.3, "streamed_val_bpb": 3.4, "infeasible": "", "reason": "", "state": "complete", "number": 1}
+    line = display.trial_line(told | {"progress": 1.0, "params": {}}, summary)
+    assert "final val_loss 3.3000 nats per token" in line
+    shown = rendered(display.study_view(summary, [], "url")) + rendered(display.studies_table([summary]))
+    assert "val_bpb" not in shown and "nats per token" in shown
+    console = Console(file=io.StringIO(), width=80)
+    console.print(display.studies_table([summary]))
+    assert "1.2346" in console.file.getvalue() and "token" in console.file.getvalue()
+
+
+def test_a_plan_of_a_study_in_nats_says_so():
+    plan = PromotionPlan(
+        study="s", trial=3, config={}, params={}, tokens=10, steps=1, tokens_per_second=None, seconds=None,
+        trial_tokens=5, trial_val_bpb=3.2, unit=NATS_PER_TOKEN, notes=[],
+    )  # fmt: skip
+    assert "3: final val_loss 3.2000 nats per token at 5 tokens" in rendered(display.plan_view(plan))
+    assert PromotionPlan.model_validate(plan.model_dump(mode="json")).unit == NATS_PER_TOKEN
 
 
 def test_a_study_without_a_finished_trial_has_no_best(summary):

@@ -88,14 +88,14 @@ async function plan(form) {
   const lines = [
     `Trial ${found.trial}, streamed on as promotion: ${number(found.tokens)} tokens in ${number(found.steps)} steps`,
     found.seconds === null ? "how long it takes is not known: nothing of this shape was measured yet" : `about ${time} at ${number(found.tokens_per_second)} tokens/s`,
-    `the trial: ${number(found.trial_tokens)} tokens, ${found.judge.replaceAll("_", " ")} val_bpb ${found.trial_val_bpb.toFixed(4)}`,
+    `the trial: ${number(found.trial_tokens)} tokens, ${found.judge.replaceAll("_", " ")} ${found.unit.metric} ${found.trial_val_bpb.toFixed(4)}${found.unit.suffix}`,
     ...(found.transfer ? [found.transfer.why] : []),
     ...(found.transfer?.because.length ? [`to be confirmed first: ${found.transfer.because.join("; ")}`] : []),
     ...found.notes,
   ];
   const list = document.createElement("ul");
   list.append(...lines.map((words) => Object.assign(document.createElement("li"), { textContent: words })));
-  form.querySelector(".plan").replaceChildren(...candidates(found.transfer), list);
+  form.querySelector(".plan").replaceChildren(...candidates(found.transfer, found.unit), list);
   const start = form.querySelector("[type=submit]");
   start.disabled = false;
   // What was shown is what runs: another wish needs another plan, and a law that changed since is refused.
@@ -105,7 +105,7 @@ async function plan(form) {
 
 const LAWS = { copied: "copied", prior: "prior law", fitted: "fitted law" };
 
-function candidates(transfer) {
+function candidates(transfer, unit) {
   if (!transfer?.candidates.length) return [];
   const short = (value) => Number(value.toPrecision(4)).toLocaleString("en", { maximumSignificantDigits: 4 });
   const score = (e) => (e ? `${e.value.toFixed(4)} (${e.low.toFixed(4)} to ${e.high.toFixed(4)})` : "none");
@@ -115,7 +115,7 @@ function candidates(transfer) {
     ["weight decay", ...transfer.candidates.map((one) => short(one.weight_decay))],
     ["batch", ...transfer.candidates.map((one) => one.batch_tokens.toLocaleString("en"))],
     ["steps", ...transfer.candidates.map((one) => one.steps.toLocaleString("en"))],
-    ["foretold val_bpb, 95 %", ...transfer.candidates.map((one) => score(one.predicted))],
+    [`foretold ${unit.metric}, 95 %`, ...transfer.candidates.map((one) => score(one.predicted))],
   ];
   const table = document.createElement("table");
   for (const [place, cells] of rows.entries()) {

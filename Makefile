@@ -8,7 +8,7 @@ launch: .venv/installed
 	$(BIN)/sweeper launch --study lr-wd-batch --workers 1
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 test-all: .venv/installed-dev
 	$(BIN)/python -m pytest -m ""

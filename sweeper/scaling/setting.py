@@ -47,7 +47,7 @@ class Start:
     censored: bool = False
     """Whether its optimum lies at an edge of what was tried, or no vertex was found."""
     least_batch: bool = False
-    """Whether its batch is the smallest tried and, in equal seconds, the best: the best one may be smaller still."""
+    """Whether its batch is the smallest tried and the best: the best one may be smaller still."""
     confirmed: bool = False
     """Whether it is that of confirmation runs, made to be nearer to a target than the study is."""
     given: Given | None = None

@@ -56,6 +56,7 @@ def test_confirmation_runs_are_shown_started_killed_and_resumed(installation):
     assert "3 confirmation runs at 102,400 tokens" in plan
 
 
+@pytest.mark.slow
 def test_lengths_that_cannot_be_are_refused_before_anything_starts(installation):
     study = installation.study_file(trials=1, steps=5)
     assert installation.command("launch", "--study", study).returncode == 0

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,13 @@ COLUMNS = ("lr=optim.matrix_lr", "N=parameters", "D=tokens", "loss=val_loss")
 BITS = ("lr=optim.matrix_lr", "N=parameters", "D=tokens", "bpb=score")
 SIZES = (1e7, 2e7, 4e7, 8e7, 1.6e8)
 UNSAID = "as the runs state them, convention not known"
+
+
+@pytest.fixture
+def storage_url(tmp_path: Path, migrated_file: Path) -> str:
+    """SQLite alone: words are made of records, and `test_results` reads these from either database."""
+    shutil.copy(migrated_file, tmp_path / "sweeper.db")
+    return f"sqlite:///{tmp_path / 'sweeper.db'}"
 
 
 def loss(n: float, d: float) -> float:

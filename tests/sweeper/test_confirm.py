@@ -124,7 +124,9 @@ def test_they_rank_nothing_of_the_study(swept: Service) -> None:
     assert multiple.tokens == 4 * lawful.TOKENS, "of a trial's tokens"
 
 
-@pytest.mark.parametrize(("octaves", "side"), [(-0.8, "at or below"), (0.8, "at or above")])
+@pytest.mark.parametrize(
+    ("octaves", "side"), [pytest.param(-0.8, "at or below", marks=pytest.mark.slow), (0.8, "at or above")]
+)
 def test_an_optimum_at_the_edge_of_them_calls_for_more_beyond_that_edge(
     swept: Service, octaves: float, side: str
 ) -> None:

@@ -257,7 +257,12 @@ def test_a_killed_preparation_leaves_no_folder_of_that_name(source, tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak memory from Linux's /proc")
 @pytest.mark.parametrize(
-    ("kind", "large"), [("txt", 32), pytest.param("jsonl.zst", 24, marks=pytest.mark.slow), ("parquet", 24)]
+    ("kind", "large"),
+    [
+        ("txt", 32),
+        pytest.param("jsonl.zst", 24, marks=pytest.mark.slow),
+        pytest.param("parquet", 24, marks=pytest.mark.slow),
+    ],
 )
 def test_memory_does_not_grow_with_the_input(kind, large, tmp_path):
     peaks = []

@@ -31,6 +31,7 @@ def children():
     return {child.pid for child in descendants(psutil.Process().pid)}
 
 
+@pytest.mark.slow
 def test_service_and_worker_that_die_are_replaced_and_nothing_waits_for_a_lease_to_expire(installation):
     strangers = children()  # a database server or a browser of other tests
     service = hosting.Service(installation.settings)

@@ -82,6 +82,7 @@ def test_all_options_at_once_break_no_graph():
     assert device.compiled()["graph_breaks"] == 0
 
 
+@pytest.mark.slow
 def test_more_shapes_than_the_default_limit_are_all_compiled():
     assert [graphs_of(50, 1, batch=batch, validate=False) for batch in range(1, 10)] == [2] * 9
 

@@ -234,6 +234,7 @@ def test_ranks_agree_on_updates_clock_stop_checkpoints_and_memory(values, tmp_pa
     assert outcome(halved).val_bpb == pytest.approx(outcome(alone(large)).val_bpb, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_ranks_drop_out_channels_of_their_own_and_go_on_exactly(values, tmp_path):
     values["model"] = {"family": "helix", "vocab_size": 64}
     values["helix"] = {"d_model": 32, "num_heads": 4, "linear_feature_dim": 8, "num_loops": 2, "dropout": 0.3}

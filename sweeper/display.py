@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -19,6 +21,13 @@ Record = dict[str, Any]
 
 VERDICTS = {"PASS": "bold green", "FAIL": "bold red", "not yet": "cyan", "not known": "yellow"}
 COLOURS = {"complete": "green", "pruned": "yellow", "diverged": "magenta", "stopped": "yellow", "failed": "red"}
+
+
+def command_line(*words: str, options: Mapping[str, object]) -> str:
+    """A line to type: the words, then the options that have a value."""
+    given = [(name, value) for name, value in options.items() if value is not None]
+    written = [(name, f"{value:g}" if isinstance(value, float) else str(value)) for name, value in given]
+    return shlex.join([*words, *(word for pair in written for word in pair)])
 
 
 def say(console: Console, text: str, style: str = "") -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 
 import typer
@@ -37,10 +36,10 @@ class Order:
 
     def command(self, verb: str) -> str:
         """The command line of a verb with this order's full run."""
-        given = {
+        given: dict[str, object] = {
             "--trial": self.trial,
             "--tokens": self.tokens,
-            "--hours": None if self.hours is None else f"{self.hours:g}",
+            "--hours": self.hours,
             "--gpu": self.gpu,
             "--by": self.by,
         }
@@ -50,8 +49,7 @@ class Order:
                 "--device": None if self.device == "auto" else self.device,
                 "--gpus": self.gpus if self.gpus > 1 else None,
             }
-        words = ["sweeper", verb, "--study", self.study]
-        return shlex.join([*words, *(w for o, v in given.items() if v is not None for w in (o, str(v)))])
+        return display.command_line("sweeper", verb, "--study", self.study, options=given)
 
 
 def confirm(order: Order, settings: Settings, console: Console) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -235,10 +234,8 @@ def _show(made: TransferPlan, order: Order, device: str, unit: ScoreUnit, consol
 
 
 def _confirming(order: Order) -> str:
-    hours = None if order.hours is None else f"{order.hours:g}"
-    given = {"--trial": order.trial, "--tokens": order.tokens, "--hours": hours, "--gpu": order.gpu}
-    words = [word for option, value in given.items() if value is not None for word in (option, str(value))]
-    return shlex.join(["sweeper", "confirm", "--study", order.study, *words])
+    given = {"--trial": order.trial, "--tokens": order.tokens, "--hours": order.hours, "--gpu": order.gpu}
+    return display.command_line("sweeper", "confirm", "--study", order.study, options=given)
 
 
 def _candidates_table(found: tuple[Candidate, ...], predicted: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -47,9 +46,7 @@ class Order:
             "--device": None if self.device == "auto" else self.device,
             "--profile": self.profile,
         }
-        words = ["sweeper", "launch", "--study", self.study]
-        words += [word for option, value in given.items() if value is not None for word in (option, str(value))]
-        return shlex.join(words)
+        return display.command_line("sweeper", "launch", "--study", self.study, options=given)
 
 
 def launch(order: Order, settings: Settings, console: Console) -> int:

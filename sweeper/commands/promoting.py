@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,7 +108,7 @@ def _command(order: Order) -> str:
     given = {
         "--trial": order.trial,
         "--tokens": order.tokens,
-        "--hours": None if order.hours is None else f"{order.hours:g}",
+        "--hours": order.hours,
         "--gpu": order.gpu,
         "--by": order.by,
         "--device": None if order.device == "auto" else order.device,
@@ -117,8 +116,7 @@ def _command(order: Order) -> str:
         "--profile": order.profile,
     }
     words = ["sweeper", "run", order.plan] if order.spec is not None else ["sweeper", "promote", "--study", order.study]
-    words += [word for option, value in given.items() if value is not None for word in (option, str(value))]
-    return shlex.join(words)
+    return display.command_line(*words, options=given)
 
 
 def _agree(order: Order, device_name: str, client: Client, console: Console) -> int | None:

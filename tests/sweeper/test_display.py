@@ -176,3 +176,10 @@ def test_a_plan_of_its_own_values_and_unmeasured_speed_is_shown():
     assert "promote helix, by its own values" in text and "trial" not in text
     assert "2B (2,000,000,000)" in text and re.search(r"│ time +– +│", text)
     assert "1B tokens, rate 1 constant" in text and "1B tokens, rate 0.5 to 0 cosine" in text
+
+
+def test_a_command_line_holds_the_options_that_have_a_value():
+    line = display.command_line(
+        "sweeper", "plan", "--study", "a b", options={"--hours": 0.5, "--gpu": None, "--trial": 0}
+    )
+    assert line == "sweeper plan --study 'a b' --hours 0.5 --trial 0"

@@ -126,10 +126,10 @@ def _batch_says(fits: Fits) -> str:
             amount = short(size) if unit == "tokens" else f"{size:.4g}"
             said.append(f"At {amount} {unit} the best batch is {interval(optimum.at[0], ',.0f', 'tokens')}.")
     if law is not None:
-        said.append(f"It grows as tokens^{interval(law.exponents['tokens'], '.2f')}.")
+        said.append(f"The best batch grows as tokens^{interval(law.exponents['tokens'], '.2f')}.")
     exponent = loss.best_batch_exponent() if loss else None
     if exponent is not None:
-        said.append(f"The loss law puts that exponent at {interval(exponent, '.2f')}.")
+        said.append(f"By the loss law the best batch grows as tokens^{interval(exponent, '.2f')}.")
     critical = fits.get(critical_batch)
     if isinstance(critical, CriticalBatch):
         wasteful = interval(critical.overhead_batch(), ",.0f", "tokens")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, Depends, HTTPException, Request
@@ -20,39 +21,35 @@ from sweeper.success import Success
 router = APIRouter(prefix=API, tags=["results"])
 
 
-def shared_results(request: Request) -> Results:
-    """The app's one Results, so that its caches are shared; made at the first request."""
+T = TypeVar("T")
+
+
+def _once(request: Request, name: str, make: Callable[[Any], T]) -> T:
+    """The app's one store of this name, so that caches are shared; made of the app's engine at the first request."""
     state = request.app.state
-    if not hasattr(state, "results"):
-        state.results = Results(state.engine)
-    results: Results = state.results
-    return results
+    if not hasattr(state, name):
+        setattr(state, name, make(state.engine))
+    made: T = getattr(state, name)
+    return made
 
 
-ResultsDep = Annotated[Results, Depends(shared_results)]
+def shared_results(request: Request) -> Results:
+    """Records of the app's database."""
+    return _once(request, "results", Results)
 
 
 def shared_fits(request: Request) -> FitsStore:
-    """The app's one store of fits, made at the first request."""
-    state = request.app.state
-    if not hasattr(state, "fits"):
-        state.fits = FitsStore(state.engine, shared_results(request))
-    store: FitsStore = state.fits
-    return store
-
-
-FitsDep = Annotated[FitsStore, Depends(shared_fits)]
+    """Fits of its studies."""
+    return _once(request, "fits", lambda engine: FitsStore(engine, shared_results(request)))
 
 
 def shared_forecasts(request: Request) -> FullForecasts:
-    """The app's one store of full runs' forecasts, made at the first request."""
-    state = request.app.state
-    if not hasattr(state, "forecasts"):
-        state.forecasts = FullForecasts(state.engine, shared_results(request))
-    store: FullForecasts = state.forecasts
-    return store
+    """Forecasts of its full runs."""
+    return _once(request, "forecasts", lambda engine: FullForecasts(engine, shared_results(request)))
 
 
+ResultsDep = Annotated[Results, Depends(shared_results)]
+FitsDep = Annotated[FitsStore, Depends(shared_fits)]
 ForecastsDep = Annotated[FullForecasts, Depends(shared_forecasts)]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sweeper.options import Study
+from sweeper.options import FullHours, HoursOf, Study
 from sweeper.settings import Settings
 
 app = typer.Typer()
@@ -66,9 +66,9 @@ def fit(
 def plan(
     study: Study,
     tokens: Annotated[str | None, typer.Option(help="3B, 500M, or 20x the longest trial.")] = None,
-    hours: Annotated[float | None, typer.Option(help="Of training, instead of tokens.", min=0.001)] = None,
+    hours: FullHours = None,
     trial: Annotated[int | None, typer.Option(help="Whose values the copy has; left out: the best one.")] = None,
-    gpu: Annotated[str | None, typer.Option(help="Part of the device's name; left out: that of most trials.")] = None,
+    gpu: HoursOf = None,
     as_json: AsJson = False,
 ) -> None:
     """What a full run could be given, by copying, by the literature's laws and by the study's; nothing is started."""

@@ -9,7 +9,21 @@ from typing import Annotated, Any, Never
 import typer
 from rich.console import Console
 
-from sweeper.options import By, Device, DeviceOption, Gpus, Host, Port, Profile, Study, StudyFile
+from sweeper.options import (
+    BestTrial,
+    By,
+    Device,
+    DeviceOption,
+    FullHours,
+    FullTokens,
+    Gpus,
+    Host,
+    HoursOf,
+    Port,
+    Profile,
+    Study,
+    StudyFile,
+)
 from sweeper.settings import Settings
 
 app = typer.Typer()
@@ -29,12 +43,10 @@ def until_told(work: Any) -> None:
 @app.command()
 def promote(
     study: Study,
-    trial: Annotated[int | None, typer.Option(help="Left out: the best one.")] = None,
-    tokens: Annotated[str | None, typer.Option(help="3B, 500M or 20x; left out: the study file's.")] = None,
-    hours: Annotated[float | None, typer.Option(help="Of training, instead of tokens.", min=0.001)] = None,
-    gpu: Annotated[
-        str | None, typer.Option(help="Part of the name of the device whose hours; left out: that of most trials.")
-    ] = None,
+    trial: BestTrial = None,
+    tokens: FullTokens = None,
+    hours: FullHours = None,
+    gpu: HoursOf = None,
     by: Annotated[
         By | None, typer.Option(help="Whose values; left out: the fitted law's where it needs no confirming.")
     ] = None,
@@ -67,14 +79,10 @@ def promote(
 @app.command()
 def confirm(
     study: Study,
-    trial: Annotated[int | None, typer.Option(help="Left out: the best one.")] = None,
-    tokens: Annotated[
-        str | None, typer.Option(help="Of the full run: 3B, 500M or 20x; left out: the study file's.")
-    ] = None,
-    hours: Annotated[float | None, typer.Option(help="Of the full run, instead of tokens.", min=0.001)] = None,
-    gpu: Annotated[
-        str | None, typer.Option(help="Part of the name of the device whose hours; left out: that of most trials.")
-    ] = None,
+    trial: BestTrial = None,
+    tokens: FullTokens = None,
+    hours: FullHours = None,
+    gpu: HoursOf = None,
     by: Annotated[
         By | None, typer.Option(help="The law to confirm; left out: the study's own, else the literature's.")
     ] = None,
